@@ -1,0 +1,30 @@
+"""What every algorithm in this repository is: a tuple of pure functions (compare ``optax.GradientTransformation``)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gempi_jax.contracts import Evaluation, LossOutput, Samples, Target
+from gempi_jax.em.spec import TokenDivergence
+from gempi_jax.types import Duals
+
+
+class Method(NamedTuple):
+    """An algorithm, as functions that know neither models nor tokens nor environments.
+
+    Attributes:
+      snapshots: the frozen policies that the world must keep, by name: ``"ref"`` (the policy that training started
+        from), ``"old"`` (pi_t, refreshed every ``T_target`` iterations).
+      anchors: the snapshots that ``Samples.anchor_log_probs`` must hold, in order.
+      init: makes the duals; ``{}`` when nothing adapts.
+      e_step: duals, samples -> target with detached weights.
+      m_step: duals, target, evaluation -> loss, differentiable in the evaluation and in the duals.
+      trust_region: the D_M that the world must put into ``Evaluation.divergence``, from pi_k = ``"old"``; ``None``
+        when the M-step is unconstrained.
+    """
+
+    snapshots: tuple[str, ...]
+    anchors: tuple[str, ...]
+    init: Callable[[], Duals]
+    e_step: Callable[[Duals, Samples], Target]
+    m_step: Callable[[Duals, Target, Evaluation], LossOutput]
+    trust_region: TokenDivergence | None = None
