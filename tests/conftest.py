@@ -1,0 +1,33 @@
+"""One strict session for all tests: checked shapes, no silent rank promotion, warnings are errors."""
+
+import os
+import pathlib
+
+# Before jax starts: eight CPU devices, so that every test may build a mesh, and one thread each, so that files run in
+# parallel without fighting for cores.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+install_import_hook("gempi_jax", "beartype.beartype")
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compiling inside an example takes longer than any useful deadline; the same examples run every time.
+settings.register_profile("repository", deadline=None, max_examples=25, derandomize=True, database=None)
+settings.load_profile("repository")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of real inputs beside the checkout."""
+    folder = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}")
+    return folder
