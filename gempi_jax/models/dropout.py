@@ -1,0 +1,41 @@
+"""Dropout whose random numbers cost little: one byte per entry."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from gempi_jax.types import Array
+
+
+def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+    """True with probability 1 - rate, to within 1/512; four entries share one 32-bit word of the generator."""
+    size = 1
+    for length in shape:
+        size *= length
+    words = jax.random.bits(key, (-(-size // 4),), jnp.uint32)
+    octets = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size].reshape(shape)
+    return octets >= jnp.uint8(drop_count(rate))
+
+
+def drop_count(rate: float) -> int:
+    """How many of 256 byte values mean "drop": the nearest to ``rate``, at least one and never all."""
+    return min(max(round(rate * 256), 1), 255)
+
+
+class Dropout(nn.Module):
+    """Sets entries to 0 at ``rate`` and scales the rest so that the mean stays; keys come from "dropout".
+
+    The rate is rounded to a multiple of 1/256 and the scale is that rounded rate's, so the mean is exact.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "*N"], *, deterministic: bool = True) -> Float[Array, "*N"]:
+        """``inputs`` unchanged when ``deterministic`` or at rate 0."""
+        if deterministic or self.rate == 0.0:
+            return inputs
+        keep = keep_mask(self.make_rng("dropout"), self.rate, inputs.shape)
+        scale = 1.0 / (1.0 - drop_count(self.rate) / 256.0)
+        return jnp.where(keep, inputs * jnp.asarray(scale, inputs.dtype), jnp.zeros((), inputs.dtype))
