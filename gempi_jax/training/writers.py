@@ -135,17 +135,18 @@ class Writer:
         self._events = EventsWriter(str(folder / "events"), f".{time.time_ns() % 10**9:09d}.{os.getpid()}")
         self._event(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
 
-    def metrics(self, step: int, values: Mapping[str, float | int]) -> None:
+    def metrics(self, step: int, values: Mapping[str, float | int | str]) -> None:
         """Writes the metrics of one step: a row of ``metrics.jsonl`` and TensorBoard scalars.
 
         Args:
           step: global step.
           values: by name; NaN and infinities are written as the strings "NaN", "Infinity", "-Infinity", which
-            ``float`` reads.
+            ``float`` reads.  Texts, the phase for instance, go to the row alone.
         """
         # + 0.0: minus zero equals zero, so it is written as zero.
-        floats = {name: float(value) + 0.0 for name, value in values.items()}
-        self._metrics.append(step, floats)
+        texts = {name: value for name, value in values.items() if isinstance(value, str)}
+        floats = {name: float(value) + 0.0 for name, value in values.items() if name not in texts}
+        self._metrics.append(step, {**floats, **texts})
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in sorted(floats.items())]
         self._event(Event(step=step, summary=Summary(value=scalars)))
 
