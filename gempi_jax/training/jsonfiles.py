@@ -22,7 +22,9 @@ def jsonable(value: Any, path: str = "") -> Any:
       TypeError: naming the path of a value that is none of these.
     """
     if isinstance(value, Mapping):
-        return {str(key): jsonable(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()}
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"{path or 'the value'} has the key {odd[0]!r}: keys in JSON are strings")
+        return {key: jsonable(item, f"{path}.{key}" if path else key) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if value is None or isinstance(value, bool | int | str):
