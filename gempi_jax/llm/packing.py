@@ -1,0 +1,178 @@
+"""From texts to rectangles of tokens: what is too long is handled by a stated policy, and counted."""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerOfTwo:
+    """Rounds lengths up to smallest, 2 smallest, 4 smallest, ...: few shapes, so few compilations."""
+
+    smallest: int = 8
+
+    def __call__(self, length: int) -> int:
+        bucket = self.smallest
+        while bucket < length:
+            bucket *= 2
+        return bucket
+
+
+@dataclasses.dataclass(frozen=True)
+class MultipleOf:
+    """Rounds lengths up to a multiple: less padding, more shapes."""
+
+    size: int
+
+    def __call__(self, length: int) -> int:
+        return max(1, -(-length // self.size)) * self.size
+
+
+class Padded(NamedTuple):
+    """Right-padded sequences.
+
+    Attributes:
+      tokens: ids; ``pad_id`` behind each length.
+      lengths: real tokens of each row.  Never found by comparing with the pad id, which may be a real token.
+    """
+
+    tokens: Int[np.ndarray, "N P"]
+    lengths: Int[np.ndarray, " N"]
+
+
+def pad_batch(
+    sequences: Sequence[Sequence[int]],
+    length: int | Callable[[int], int] = PowerOfTwo(),
+    *,
+    pad_id: int = 0,
+) -> Padded:
+    """Right-padded int32 rectangle of ``sequences``.
+
+    Args:
+      sequences: token ids, N of them.
+      length: the width P, or a bucket that gives P for the longest sequence.
+      pad_id: fills the rest; any id will do.
+
+    Raises:
+      ValueError: where there is no sequence, or one is longer than P.
+    """
+    if not len(sequences):
+        raise ValueError("pad_batch: there are no sequences to pad; check for an empty batch before.")
+    lengths = np.asarray([len(sequence) for sequence in sequences], np.int32)
+    width = length(int(lengths.max())) if callable(length) else length
+    if lengths.max() > width:
+        index = int(lengths.argmax())
+        raise ValueError(
+            f"pad_batch: sequence {index} has {lengths[index]} tokens but rows have {width}; encode with "
+            f"max_length={width}, or give a larger length."
+        )
+    tokens = np.full((len(sequences), width), pad_id, np.int32)
+    for row, sequence in zip(tokens, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return Padded(tokens, lengths)
+
+
+class TooLong(enum.Enum):
+    """What happens to a text with more tokens than fit."""
+
+    DROP = "drop"
+    TRUNCATE = "truncate"
+    """A prompt keeps its end (and its bos token), a completion its beginning (and so loses its eos)."""
+    ERROR = "error"
+
+
+class Encoded(NamedTuple):
+    """Token ids of the texts that are left, and what became of the others.
+
+    Attributes:
+      tokens: ids by text.
+      kept: [len(tokens)] which of the given texts they are, ascending.
+      num_dropped: texts that were left out.
+      num_truncated: texts that lost tokens.
+    """
+
+    tokens: list[list[int]]
+    kept: Int[np.ndarray, " N"]
+    num_dropped: int
+    num_truncated: int
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_length: int, policy: TooLong = TooLong.DROP
+) -> Encoded:
+    """Token ids of prompts, with the special tokens that this tokenizer puts in front of a text.
+
+    Args:
+      tokenizer: of the policy.
+      prompts: texts.
+      max_length: tokens that a prompt may have: the context of the model less the completion.
+      policy: what to do with longer ones.
+
+    Raises:
+      ValueError: a prompt without a token, a prompt that is too long under ``ERROR``, or all prompts dropped.
+    """
+    encoded = [_without_final_eos(tokenizer, list(tokenizer(prompt)["input_ids"])) for prompt in prompts]
+    for index, tokens in enumerate(encoded):
+        if not tokens and tokenizer.bos_token_id is None:
+            raise ValueError(
+                f"encode_prompts: prompt {index} is {prompts[index]!r}, which has no tokens, and the tokenizer has no "
+                "bos token to start from; remove the row or give the prompt some text."
+            )
+    encoded = [tokens or [tokenizer.bos_token_id] for tokens in encoded]
+    return _fit(encoded, max_length, policy, "prompt", lambda tokens: _keep_end(tokens, max_length, tokenizer))
+
+
+def encode_completions(
+    tokenizer: PreTrainedTokenizerBase, completions: Sequence[str], max_length: int, policy: TooLong = TooLong.DROP
+) -> Encoded:
+    """Token ids of completions as they stand, each ended by the eos token.
+
+    Args:
+      tokenizer: of the policy.
+      completions: texts.
+      max_length: tokens that a completion may have, eos included.
+      policy: what to do with longer ones.
+
+    Raises:
+      ValueError: a completion that is too long under ``ERROR``, or all completions dropped.
+    """
+    eos = [tokenizer.eos_token_id]
+    encoded = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) + eos for text in completions]
+    return _fit(encoded, max_length, policy, "completion", lambda tokens: tokens[:max_length])
+
+
+def _without_final_eos(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> list[int]:
+    """Some tokenizers end every text; a prompt goes on."""
+    return tokens[:-1] if tokens and tokens[-1] == tokenizer.eos_token_id else tokens
+
+
+def _keep_end(tokens: list[int], max_length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if tokens[0] == tokenizer.bos_token_id:
+        return tokens[:1] + tokens[len(tokens) - max_length + 1 :]
+    return tokens[len(tokens) - max_length :]
+
+
+def _fit(encoded: list[list[int]], max_length: int, policy: TooLong, kind: str, truncate: Callable) -> Encoded:
+    if max_length < 1:
+        raise ValueError(f"encode_{kind}s: max_length is {max_length}; leave room for at least one token.")
+    long = [index for index, tokens in enumerate(encoded) if len(tokens) > max_length]
+    if policy is TooLong.ERROR and long:
+        raise ValueError(
+            f"encode_{kind}s: {len(long)} of {len(encoded)} {kind}s are longer than {max_length} tokens, first {kind} "
+            f"{long[0]} with {len(encoded[long[0]])}; raise max_length, or choose TooLong.DROP or TooLong.TRUNCATE."
+        )
+    if policy is TooLong.TRUNCATE:
+        tokens = [truncate(tokens) if len(tokens) > max_length else tokens for tokens in encoded]
+        return Encoded(tokens, np.arange(len(tokens)), 0, len(long))
+    if encoded and len(long) == len(encoded):
+        raise ValueError(
+            f"encode_{kind}s: every one of the {len(encoded)} {kind}s is longer than {max_length} tokens (shortest "
+            f"{min(map(len, encoded))}), so none is left; raise max_length or choose TooLong.TRUNCATE."
+        )
+    kept = np.setdiff1d(np.arange(len(encoded)), np.asarray(long, int))
+    return Encoded([encoded[index] for index in kept], kept, len(long), 0)
