@@ -1,0 +1,234 @@
+"""Optimisers as data: small frozen dataclasses, each checked when it is built, and ``build`` to make the optax chain.
+
+Parameters and duals take the same ones. Duals are projected after ``optax.apply_updates``
+(:func:`gempi_jax.em.project_duals`), not inside the chain: an update of -1 + 1e-8 is -1 in float32.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from gempi_jax.types import Array
+
+NOT_DECAYED = r"(^|/)(bias|scale|[^/]*norm)(/|$)"
+"""Paths of parameters without weight decay: biases, and everything in a norm."""
+
+
+def _check(name: str, value: float | int, valid: bool, fix: str) -> None:
+    if not (valid and math.isfinite(value)):
+        raise ValueError(f"{name} = {value}: give {fix}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """The peak rate, after the warm-up, until the end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """From the peak rate to a fraction of it in a straight line.
+
+    Attributes:
+      final_fraction: of the peak rate, at the last step; in [0, 1].
+    """
+
+    final_fraction: float = 0.0
+
+    def __post_init__(self):
+        _check("final_fraction", self.final_fraction, 0 <= self.final_fraction <= 1, "a number from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """From the peak rate to a fraction of it along half a cosine.
+
+    Attributes:
+      final_fraction: of the peak rate, at the last step; in [0, 1].
+    """
+
+    final_fraction: float = 0.0
+
+    def __post_init__(self):
+        _check("final_fraction", self.final_fraction, 0 <= self.final_fraction <= 1, "a number from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The learning rate over the steps of a phase.
+
+    Attributes:
+      peak: the rate after the warm-up.
+      warmup_steps: step s < warmup_steps takes (s + 1) / (warmup_steps + 1) of the peak, so that the first step moves.
+      decay: what follows the warm-up.
+    """
+
+    peak: float
+    warmup_steps: int = 0
+    decay: Constant | Linear | Cosine = Constant()
+
+    def __post_init__(self):
+        _check("learning rate", self.peak, self.peak >= 0, "a finite number of at least 0")
+        _check("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "a whole number of at least 0")
+
+    def build(self, total_steps: int) -> optax.Schedule:
+        """The rate as a function of the number of updates made before.
+
+        Args:
+          total_steps: updates in the phase; the decay ends with the last of them.
+
+        Raises:
+          ValueError: the warm-up is longer than the phase.
+        """
+        if total_steps < 1 or self.warmup_steps > total_steps:
+            raise ValueError(
+                f"warmup_steps = {self.warmup_steps} of {total_steps} steps in all: give at least 1 step, and "
+                "a warm-up no longer than the phase"
+            )
+        after = self._decay(max(total_steps - 1 - self.warmup_steps, 1))
+        if not self.warmup_steps:
+            return after
+        warmup = optax.linear_schedule(self.peak / (self.warmup_steps + 1), self.peak, self.warmup_steps)
+        return optax.join_schedules([warmup, after], [self.warmup_steps])
+
+    def _decay(self, steps: int) -> optax.Schedule:
+        match self.decay:
+            case Constant():
+                return optax.constant_schedule(self.peak)
+            case Linear(final_fraction):
+                return optax.linear_schedule(self.peak, self.peak * final_fraction, steps)
+            case Cosine(final_fraction):
+                return optax.cosine_decay_schedule(self.peak, steps, final_fraction)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """Adam.
+
+    Attributes:
+      learning_rate: over the phase.
+      b1, b2: decay of the first and second moment, in [0, 1).
+      eps: added to the root of the second moment.
+      max_grad_norm: the gradient's global norm is clipped to this; ``None`` for no clipping.
+    """
+
+    learning_rate: Schedule
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    max_grad_norm: float | None = None
+
+    def __post_init__(self):
+        _check("b1", self.b1, 0 <= self.b1 < 1, "a number in [0, 1)")
+        _check("b2", self.b2, 0 <= self.b2 < 1, "a number in [0, 1)")
+        _check("eps", self.eps, self.eps > 0, "a positive number")
+        _check_max_grad_norm(self.max_grad_norm)
+
+    def _transform(self) -> optax.GradientTransformation:
+        return optax.scale_by_adam(self.b1, self.b2, self.eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay on everything but biases and norms.
+
+    Attributes:
+      weight_decay: times the learning rate, per step.
+    """
+
+    weight_decay: float = 0.01
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "a number of at least 0")
+
+    def _transform(self) -> optax.GradientTransformation:
+        return optax.chain(super()._transform(), optax.add_decayed_weights(self.weight_decay, decayed))
+
+
+@dataclasses.dataclass(frozen=True)
+class SGD:
+    """Gradient descent, with momentum when it is positive.
+
+    Attributes:
+      learning_rate: over the phase.
+      momentum: in [0, 1).
+      max_grad_norm: the gradient's global norm is clipped to this; ``None`` for no clipping.
+    """
+
+    learning_rate: Schedule
+    momentum: float = 0.0
+    max_grad_norm: float | None = None
+
+    def __post_init__(self):
+        _check("momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
+        _check_max_grad_norm(self.max_grad_norm)
+
+    def _transform(self) -> optax.GradientTransformation:
+        return optax.trace(self.momentum) if self.momentum else optax.identity()
+
+
+@dataclasses.dataclass(frozen=True)
+class Adafactor:
+    """Adafactor at a given learning rate, without its adaptive one and without parameter scaling (as DAR uses it).
+
+    Attributes:
+      learning_rate: over the phase.
+      clip: the update's root mean square is clipped to this.
+      factored_from: matrices whose two largest dimensions reach this keep one second moment per row and per column.
+      max_grad_norm: the gradient's global norm is clipped to this; ``None`` for no clipping.
+    """
+
+    learning_rate: Schedule
+    clip: float = 1.0
+    factored_from: int = 128
+    max_grad_norm: float | None = None
+
+    def __post_init__(self):
+        _check("clip", self.clip, self.clip > 0, "a positive number")
+        _check("factored_from", self.factored_from, self.factored_from >= 2, "at least 2")
+        _check_max_grad_norm(self.max_grad_norm)
+
+    def _transform(self) -> optax.GradientTransformation:
+        second_moments = optax.scale_by_factored_rms(min_dim_size_to_factor=self.factored_from)
+        return optax.chain(second_moments, optax.clip_by_block_rms(self.clip))
+
+
+Optimizer = Adam | AdamW | SGD | Adafactor
+
+
+def build(optimizer: Optimizer, total_steps: int) -> optax.GradientTransformation:
+    """Clipping, then the optimiser, then its learning rate.
+
+    Args:
+      optimizer: which, with its settings.
+      total_steps: updates in the phase.
+    """
+    clip = optax.identity() if optimizer.max_grad_norm is None else optax.clip_by_global_norm(optimizer.max_grad_norm)
+    rate = optax.scale_by_learning_rate(optimizer.learning_rate.build(total_steps))
+    return optax.chain(clip, optimizer._transform(), rate)
+
+
+def learning_rate(optimizer: Optimizer, total_steps: int) -> Callable[[Array | int], Array]:
+    """The rate that update number s (from 0) of the phase takes, for the log."""
+    schedule = optimizer.learning_rate.build(total_steps)
+    return lambda step: jnp.asarray(schedule(step), jnp.float32)
+
+
+def decayed(params: PyTree) -> PyTree:
+    """True for parameters with weight decay: all but biases and what belongs to a norm."""
+
+    def mask(path, _):
+        return re.search(NOT_DECAYED, jax.tree_util.keystr(path, simple=True, separator="/")) is None
+
+    return jax.tree_util.tree_map_with_path(mask, params)
+
+
+def _check_max_grad_norm(value: float | None) -> None:
+    if value is not None:
+        _check("max_grad_norm", value, value > 0, "a positive number, or None for no clipping")
