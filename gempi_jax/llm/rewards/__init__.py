@@ -1,0 +1,31 @@
+"""Reward functions: how they are called (`engine`, `loading`) and those that come with the package."""
+
+from gempi_jax.llm.rewards.answers import exact_match, final_number, format_reward
+from gempi_jax.llm.rewards.engine import (
+    RewardError,
+    RewardResult,
+    RewardSpec,
+    check_columns,
+    compute_rewards,
+)
+from gempi_jax.llm.rewards.loading import Preflight, load_reward, preflight
+from gempi_jax.llm.rewards.stories import finished, happy_ending, story_reward, story_specs, variety
+
+__all__ = [
+    "Preflight",
+    "RewardError",
+    "RewardResult",
+    "RewardSpec",
+    "check_columns",
+    "compute_rewards",
+    "exact_match",
+    "final_number",
+    "finished",
+    "format_reward",
+    "happy_ending",
+    "load_reward",
+    "preflight",
+    "story_reward",
+    "story_specs",
+    "variety",
+]

@@ -1,0 +1,135 @@
+"""A user's reward function by name, and a trial of all functions before any compute is spent."""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gempi_jax.llm.rewards.engine import RewardError, RewardResult, RewardSpec, check_columns, compute_rewards
+
+_TRIAL_ROWS = 32
+
+
+class Preflight(NamedTuple):
+    """What a trial of the reward functions found.
+
+    Attributes:
+      gold: mean reward by function on the gold completions; ``None`` where the rows have none.
+      empty: mean reward by function on empty completions.
+      notes: what is allowed but looks wrong, one sentence each.
+    """
+
+    gold: dict[str, float] | None
+    empty: dict[str, float]
+    notes: tuple[str, ...]
+
+
+def preflight(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> Preflight:
+    """Calls every function on gold and on empty completions, so that a broken one stops the run before it starts.
+
+    Args:
+      specs: the terms of the reward.
+      rows: of the dataset; gold completions are their ``completion``, or else their ``answer`` where it is a text.  The
+        first 32 are tried.
+
+    Raises:
+      RewardError: whatever ``check_columns`` and ``compute_rewards`` raise, and a total that is NaN or infinite.
+    """
+    rows = rows[:_TRIAL_ROWS]
+    columns = {name: [row.get(name) for row in rows] for name in (rows[0] if rows else {}) if name not in _PAIR}
+    check_columns(specs, columns)
+    prompts = [row["prompt"] for row in rows]
+    gold = [row.get("completion", row.get("answer")) for row in rows]
+    has_gold = bool(rows) and all(isinstance(text, (str, list)) for text in gold)
+    on_empty = _means(specs, _trial(specs, prompts, [""] * len(rows), columns, "an empty completion"))
+    on_gold = _means(specs, _trial(specs, prompts, gold, columns, "a gold completion")) if has_gold else None
+    return Preflight(on_gold, on_empty, tuple(_notes(on_gold, on_empty)))
+
+
+_PAIR = ("prompt", "completion")
+
+
+def _trial(specs, prompts, completions, columns, what: str) -> RewardResult:
+    result = compute_rewards(specs, prompts, completions, columns)
+    if not result.finite.all():
+        index = int(np.argmin(result.finite))
+        values = ", ".join(f"{name} {values[index]}" for name, values in result.by_name.items())
+        raise RewardError(
+            f"rewards: {what} (row {index}) is worth {result.total[index]} ({values}); return finite numbers, or None "
+            "where a function does not apply."
+        )
+    return result
+
+
+def _means(specs: Sequence[RewardSpec], result: RewardResult) -> dict[str, float]:
+    def mean(values: np.ndarray) -> float:
+        given = values[~np.isnan(values)]
+        return float(given.mean()) if given.size else float("nan")
+
+    return {spec.name: mean(result.by_name[spec.name]) for spec in specs}
+
+
+def _notes(gold: dict[str, float] | None, empty: dict[str, float]):
+    for name, value in (gold or empty).items():
+        if np.isnan(value):
+            yield f"reward {name!r} returned None for all rows that were tried."
+        elif gold and not value > empty[name]:
+            yield (
+                f"reward {name!r} gives gold completions {value:g} and empty ones {empty[name]:g}: nothing to learn from."
+            )
+
+
+def load_reward(path: str) -> Callable[..., Any]:
+    """The reward function that ``"package.module:function"`` or ``"folder/file.py:function"`` names.
+
+    Raises:
+      RewardError: names what is missing, module, file or function, and the nearest that exists.
+    """
+    place, colon, name = path.rpartition(":")
+    if not (colon and place and name):
+        raise RewardError(
+            f"load_reward: {path!r} names no function; write 'package.module:function' or 'file.py:function'."
+        )
+    module = _from_file(place) if place.endswith(".py") else _from_package(place)
+    function = getattr(module, name, None)
+    if function is None:
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        nearest = difflib.get_close_matches(name, public, n=1, cutoff=0.0)
+        hint = f" (the nearest is {nearest[0]!r})" if nearest else ""
+        raise RewardError(f"load_reward: {place} has no function {name!r}{hint}; define it there or correct the name.")
+    if not callable(function):
+        raise RewardError(f"load_reward: {path} is a {type(function).__name__}, no function; name a callable.")
+    return function
+
+
+def _from_file(place: str) -> ModuleType:
+    file = pathlib.Path(place).expanduser().resolve()
+    if not file.is_file():
+        raise RewardError(f"load_reward: there is no file {file}; give the path from the current folder or a full one.")
+    name = f"_reward_{file.stem}_{hashlib.sha1(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look a module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise RewardError(f"load_reward: {file} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _from_package(place: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except Exception as error:
+        raise RewardError(
+            f"load_reward: the module {place!r} cannot be imported: {type(error).__name__}: {error}. Start Python where it "
+            "can be found, or give the path of its file."
+        ) from error
