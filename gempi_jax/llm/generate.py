@@ -1,0 +1,174 @@
+"""Completions of prompts: one prefill per prompt, then one loop that stops when every sequence has ended."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from gempi_jax.llm.sampling import Draw, Sampling, draw
+from gempi_jax.models.cache import init_cache
+from gempi_jax.types import Array, Params
+
+
+class Completions(NamedTuple):
+    """K completions of each of G prompts, right-padded.
+
+    Attributes:
+      tokens: ids; ``pad_id`` after the end.  Compare positions with ``lengths``, never ids with ``pad_id``.
+      lengths: number of real tokens, the end token included.
+      sampler_log_probs: nats, of the distribution that sampled; 0 after the end.
+      model_log_probs: nats, of the model at temperature 1 without truncation; 0 after the end.
+    """
+
+    tokens: Int[Array, "G K C"]
+    lengths: Int[Array, "G K"]
+    sampler_log_probs: Float[Array, "G K C"]
+    model_log_probs: Float[Array, "G K C"]
+
+    @property
+    def mask(self) -> Bool[Array, "G K C"]:
+        """The real tokens, the end token included."""
+        positions = jax.lax.broadcasted_iota(jnp.int32, self.tokens.shape, self.tokens.ndim - 1)
+        return positions < self.lengths[..., None]
+
+
+class _Loop(NamedTuple):
+    """What the decoding loop carries; buffers are time-major so that a step writes one contiguous slab."""
+
+    step: Int[Array, ""]
+    token: Int[Array, "G K"]
+    alive: Bool[Array, "G K"]
+    lengths: Int[Array, "G K"]
+    cache: Any
+    written: Draw
+
+
+def generate(
+    model,
+    params: Params,
+    prompts: Int[Array, "G P"],
+    prompt_lengths: Int[Array, "G"],
+    key: Array,
+    *,
+    num_samples: int,
+    max_new_tokens: int,
+    temperature: float | Float[Array, ""] = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    eos_id: int | tuple[int, ...],
+    pad_id: int = 0,
+    stop_sequences: tuple[tuple[int, ...], ...] = (),
+    group_ids: Int[Array, "G"] | None = None,
+) -> Completions:
+    """Samples ``num_samples`` completions of each prompt, with the log-probabilities of the sampler and of the model.
+
+    A completion depends on the key, its group's id, its own index and its prompt alone: the number of devices, the
+    sharding of G, other prompts of the batch and the padding never change it (beyond the rounding of the matrix
+    products, which a batch's shape may change).
+
+    Args:
+      model: a decoder with ``prefill``, ``decode`` and ``logits``.
+      params: its parameters.
+      prompts: right-padded; what stands beyond ``prompt_lengths`` changes nothing.
+      prompt_lengths: number of real tokens, at least 1.
+      key: root of all randomness of this call.
+      num_samples: K.
+      max_new_tokens: C.
+      temperature: 0 is greedy.
+      top_k, top_p, min_p: see :class:`gempi_jax.llm.sampling.Sampling`.
+      eos_id: the token or tokens that end a completion; they are counted.
+      pad_id: fills up; may equal an eos.
+      stop_sequences: token sequences that end a completion as soon as one is complete; they are counted.
+      group_ids: what the randomness of each group is derived from, 0 ... G-1 by default.  Give the prompts' own
+        indices when a batch is generated in parts.
+
+    Returns:
+      The completions.
+
+    Raises:
+      ValueError: an argument out of its range.
+    """
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    ends = _Ends(eos_id, stop_sequences)
+    for name, value in (("num_samples", num_samples), ("max_new_tokens", max_new_tokens)):
+        if value < 1:
+            raise ValueError(f"generate: {name} is {value}; give at least 1")
+    groups, steps = prompts.shape[0], max_new_tokens
+    uniforms = _uniforms(key, jnp.arange(groups) if group_ids is None else group_ids, num_samples, steps)
+
+    def apply(method, *args):
+        return model.apply({"params": params}, *args, method=method)
+
+    def next_tokens(hidden, step):
+        logits = apply("logits", hidden)
+        return draw(jnp.broadcast_to(logits, (groups, num_samples, logits.shape[-1])), uniforms[step], sampling)
+
+    def record(state: _Loop, drawn: Draw) -> _Loop:
+        """Writes what the sequences that are still alive drew at ``state.step``, and ends those that ended."""
+        tokens = jnp.where(state.alive, drawn.tokens, pad_id)
+        values = Draw(tokens, *(jnp.where(state.alive, x, 0.0) for x in drawn[1:]))
+        written = jax.tree.map(lambda buffer, x: buffer.at[state.step].set(x), state.written, values)
+        lengths = state.lengths + state.alive
+        alive = state.alive & ~ends.reached(written.tokens, tokens, state.step)
+        return _Loop(state.step + 1, tokens, alive, lengths, state.cache, written)
+
+    def advance(state: _Loop) -> _Loop:
+        hidden, cache = apply("decode", state.token, prefix, state.cache, state.step - 1)
+        return record(state._replace(cache=cache), next_tokens(hidden, state.step))
+
+    hidden, prefix = apply("prefill", prompts, prompt_lengths)
+    last = jnp.take_along_axis(hidden, jnp.maximum(prompt_lengths - 1, 0)[:, None, None], axis=1)
+    shape = (groups, num_samples)
+    state = _Loop(
+        step=jnp.zeros((), jnp.int32),
+        token=jnp.zeros(shape, jnp.int32),
+        alive=jnp.ones(shape, bool),
+        lengths=jnp.zeros(shape, jnp.int32),
+        cache=init_cache(model.config, groups, num_samples, steps, model.dtype),
+        written=Draw(
+            jnp.full((steps, *shape), pad_id, jnp.int32),
+            jnp.zeros((steps, *shape), jnp.float32),
+            jnp.zeros((steps, *shape), jnp.float32),
+        ),
+    )
+    state = record(state, next_tokens(last, state.step))
+    state = jax.lax.while_loop(lambda state: (state.step < steps) & state.alive.any(), advance, state)
+    written = jax.tree.map(lambda buffer: jnp.moveaxis(buffer, 0, -1), state.written)
+    return Completions(written.tokens, state.lengths, written.sampler_log_probs, written.model_log_probs)
+
+
+class _Ends:
+    """When a completion is over."""
+
+    def __init__(self, eos_id: int | tuple[int, ...], stop_sequences: tuple[tuple[int, ...], ...]):
+        self.eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
+        self.stop_sequences = tuple(tuple(sequence) for sequence in stop_sequences)
+        if () in self.stop_sequences:
+            raise ValueError("generate: stop_sequences holds an empty sequence, which would end everything; drop it")
+
+    def reached(self, written: Int[Array, "C G K"], tokens: Int[Array, "G K"], step: Int[Array, ""]):
+        """Whether the token at ``step`` is an eos or completes a stop sequence; no sequence reaches into the prompt."""
+        over = jnp.zeros(tokens.shape, bool)
+        for eos_id in self.eos_ids:
+            over |= tokens == eos_id
+        for sequence in self.stop_sequences:
+            matches = jnp.broadcast_to(step + 1 >= len(sequence), tokens.shape)
+            for back, wanted in enumerate(reversed(sequence)):
+                matches &= written[jnp.maximum(step - back, 0)] == wanted
+            over |= matches
+        return over
+
+
+def _uniforms(key, group_ids, num_samples, steps):
+    """One number in [0, 1) per step and sequence [C, G, K], of the group's id, the sample's index and the step."""
+
+    def one(*indices):
+        return jax.random.uniform(functools.reduce(jax.random.fold_in, indices, key))
+
+    shape = (steps, group_ids.shape[0], num_samples)
+    step, group, sample = (axis.reshape(-1) for axis in jnp.indices(shape))
+    # One flat vmap: nested ones take XLA three times as long to compile.
+    return jax.vmap(one)(group_ids[group], sample, step).reshape(shape)
