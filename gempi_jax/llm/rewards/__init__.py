@@ -9,7 +9,7 @@ from gempi_jax.llm.rewards.engine import (
     compute_rewards,
 )
 from gempi_jax.llm.rewards.loading import Preflight, load_reward, preflight
-from gempi_jax.llm.rewards.stories import finished, happy_ending, story_reward, story_specs, variety
+from gempi_jax.llm.rewards.stories import finished, happy_ending, no_repetition, story_reward, story_specs
 
 __all__ = [
     "Preflight",
@@ -24,8 +24,8 @@ __all__ = [
     "format_reward",
     "happy_ending",
     "load_reward",
+    "no_repetition",
     "preflight",
     "story_reward",
     "story_specs",
-    "variety",
 ]

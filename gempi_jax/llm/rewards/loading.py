@@ -82,7 +82,7 @@ def _notes(gold: dict[str, float] | None, empty: dict[str, float]):
             yield f"reward {name!r} returned None for all rows that were tried."
         elif gold and not value > empty[name]:
             yield (
-                f"reward {name!r} gives gold completions {value:g} and empty ones {empty[name]:g}: nothing to learn from."
+                f"reward {name!r} gives gold completions {value:g} and empty ones {empty[name]:g}: nothing to learn."
             )
 
 
@@ -130,6 +130,6 @@ def _from_package(place: str) -> ModuleType:
         return importlib.import_module(place)
     except Exception as error:
         raise RewardError(
-            f"load_reward: the module {place!r} cannot be imported: {type(error).__name__}: {error}. Start Python where it "
-            "can be found, or give the path of its file."
+            f"load_reward: the module {place!r} cannot be imported: {type(error).__name__}: {error}. Start Python "
+            "where it can be found, or give the path of its file."
         ) from error

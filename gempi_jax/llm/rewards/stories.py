@@ -10,13 +10,27 @@ from typing import Any
 from gempi_jax.llm.rewards.answers import as_text
 from gempi_jax.llm.rewards.engine import RewardSpec
 
-_HAPPY = frozenset(
-    ["happy", "happily", "glad", "joy", "joyful", "proud", "smile", "smiled", "smiles", "smiling", "laugh", "laughed", "laughing", "love", "loved", "loves", "fun", "hug", "hugged", "hugs", "friend", "friends", "thank", "thanked", "together", "safe", "enjoyed", "cheered", "wonderful", "great", "best", "nice", "kind", "excited"]
+
+def _lexicon(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_HAPPY = _lexicon(
+    """
+    happy happily glad joy joyful proud smile smiled smiles smiling laugh laughed laughing love loved loves fun hug
+    hugged hugs friend friends thank thanked together safe enjoyed cheered wonderful great best nice kind excited
+    """
 )
-_SAD = frozenset(
-    ["sad", "sadly", "cry", "cried", "crying", "scared", "afraid", "angry", "mad", "hurt", "died", "lost", "alone", "sorry", "upset", "bad", "mean", "broke", "broken", "fell"]
+_SAD = _lexicon(
+    """
+    sad sadly cry cried crying scared afraid angry mad hurt died lost alone sorry upset bad mean broke broken fell
+    """
 )
-_NOT = frozenset(["not", "no", "never", "didn't", "wasn't", "weren't", "don't", "couldn't", "nobody", "nothing"])
+_NOT = _lexicon(
+    """
+    not no never didn't wasn't weren't don't couldn't nobody nothing
+    """
+)
 _END_WORDS = 30
 _FULL_LENGTH_WORDS = 20
 _NGRAM = 3
@@ -44,7 +58,7 @@ def finished(prompts: Sequence, completions: Sequence, *, ended: Sequence[bool] 
     return [_finish(as_text(text), bool(end)) for text, end in zip(completions, ends, strict=True)]
 
 
-def variety(prompts: Sequence, completions: Sequence, **_: Any) -> list[float]:
+def no_repetition(prompts: Sequence, completions: Sequence, **_: Any) -> list[float]:
     """The share of different word triples, 0 at one half and below; short of 20 words, in proportion to the length."""
     return [_variety(_words(as_text(text))) for text in completions]
 
@@ -52,14 +66,14 @@ def variety(prompts: Sequence, completions: Sequence, **_: Any) -> list[float]:
 def story_reward(
     prompts: Sequence, completions: Sequence, *, ended: Sequence[bool] | None = None, **_: Any
 ) -> list[float]:
-    """The three parts in one number in [0, 1]: ``variety * (happy_ending + finished) / 2``.
+    """The three parts in one number in [0, 1]: ``no_repetition * (happy_ending + finished) / 2``.
 
     A product, because a story that only repeats itself has earned nothing, however happy it is.
     """
     parts = (
         happy_ending(prompts, completions),
         finished(prompts, completions, ended=ended),
-        variety(prompts, completions),
+        no_repetition(prompts, completions),
     )
     return [different * (happy + end) / 2 for happy, end, different in zip(*parts, strict=True)]
 
@@ -70,7 +84,7 @@ def story_specs() -> tuple[RewardSpec, ...]:
         RewardSpec("story", story_reward),
         RewardSpec("happy_ending", happy_ending, 0.0),
         RewardSpec("finished", finished, 0.0),
-        RewardSpec("variety", variety, 0.0),
+        RewardSpec("no_repetition", no_repetition, 0.0),
     )
 
 
