@@ -25,7 +25,7 @@ WORKDIR ?= runs/arithmetic
 COVERED := em numerics methods
 COVERAGE_FLOOR := 95
 
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu
 TEST_REQUIREMENTS := requirements-dev.txt $(if $(ORACLES),requirements-oracles.txt)
 TEST_STAMP := $(VENV)/.$(if $(ORACLES),oracles,dev)-installed
@@ -54,7 +54,7 @@ test-latest: $(VENV_LATEST)/.latest-installed ## the quick part on Python 3.12, 
 lint: $(TEST_STAMP) ## ruff, and the floors of the architecture
 	"$(VENV)/bin/python" -m ruff check .
 	"$(VENV)/bin/python" -m ruff format --check .
-	"$(VENV)/bin/python" -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+	"$(VENV)/bin/python" -c "from importlinter.cli import lint_imports_command; lint_imports_command()" --no-logo
 
 format: $(TEST_STAMP) ## let ruff format and sort
 	"$(VENV)/bin/python" -m ruff check --fix .
@@ -69,7 +69,7 @@ clean: ## remove the environments and caches; runs stay
 # Stamps, touched last: an interrupted set-up is done again, a finished one is not.
 $(VENV)/.made:
 	python="$(PYTHON)"; python="$${python:-$$(.ci/find_python 3.11 3.12)}"; \
-	echo "making $(VENV) with $$python"; "$$python" -m venv --clear "$(VENV)"
+	echo "making $(VENV) with $$python"; "$$python" -m venv "$(VENV)"
 	touch "$@"
 
 $(VENV)/.run-installed: requirements.txt constraints.txt | $(VENV)/.made
@@ -84,6 +84,6 @@ $(TEST_STAMP): $(TEST_REQUIREMENTS) requirements.txt constraints.txt | $(VENV)/.
 
 $(VENV_LATEST)/.latest-installed: requirements-latest.txt
 	python="$(PYTHON_LATEST)"; python="$${python:-$$(.ci/find_python 3.12)}"; \
-	echo "making $(VENV_LATEST) with $$python"; "$$python" -m venv --clear "$(VENV_LATEST)"
+	echo "making $(VENV_LATEST) with $$python"; "$$python" -m venv "$(VENV_LATEST)"
 	"$(VENV_LATEST)/bin/python" $(PIP_INSTALL) --upgrade -r requirements-latest.txt
 	touch "$@"

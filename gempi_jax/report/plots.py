@@ -1,0 +1,261 @@
+"""Curves as inline SVG whose colours and fonts come from the page, so that one drawing suits light and dark."""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from gempi_jax.report.aggregate import band, running_median, smooth
+from gempi_jax.report.records import Run, Series
+from gempi_jax.report.tables import number, phase_label
+
+# Colours that stand for variables of the page's style sheet until the drawing is done.
+_VARIABLES = {"#0a0b01": "ink", "#0a0b02": "muted", "#0a0b03": "rule", "#0a0b04": "shade"}
+_VARIABLES |= {f"#0a0c0{index}": f"c{index}" for index in range(1, 7)}
+_COLORS = {name: color for color, name in _VARIABLES.items()}
+NUM_COLORS = 6
+
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "font.size": 9.0,
+    "text.parse_math": False,  # names of users' metrics and folders are not TeX
+    "axes.edgecolor": _COLORS["rule"],
+    "axes.labelcolor": _COLORS["muted"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "xtick.color": _COLORS["muted"],
+    "ytick.color": _COLORS["muted"],
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "grid.color": _COLORS["rule"],
+    "grid.linewidth": 0.7,
+}
+
+
+class Line(NamedTuple):
+    """A metric in a panel; a name that ends in ``/*`` stands for all metrics below it."""
+
+    metric: str
+    label: str
+
+
+class Panel(NamedTuple):
+    """A figure of the report.
+
+    Attributes:
+      title: of the figure.
+      note: what to look for.
+      lines: metrics that share the axes.
+      reference: a level that means something, and its name; "" draws none.
+      share: values are shares, shown in per cent.
+      per_phase: phases mean different things and get a figure each.
+      sparse: each point is a measurement of its own: drawn with dots, never smoothed.
+    """
+
+    title: str
+    note: str
+    lines: tuple[Line, ...]
+    reference: tuple[float, str] | None = None
+    share: bool = False
+    per_phase: bool = False
+    sparse: bool = False
+
+
+class Curve(NamedTuple):
+    """What is drawn: a label, and one series per run of the group."""
+
+    label: str
+    series: tuple[Series, ...]
+
+
+PROGRESS = Panel(
+    "Held-out result and training reward",
+    "Dots: greedy answers to held-out problems. Line: mean reward of the sampled training completions.",
+    (
+        Line("heldout/accuracy", "held out"),
+        Line("heldout/reward", "held-out reward"),
+        Line("reward", "training reward"),
+    ),
+)
+PANELS = (
+    Panel(
+        "KL over its budget",
+        "A constraint that works keeps the curve at or below 1.",
+        (Line("mstep/kl_over_budget*", "M-step"), Line("estep/kl_over_budget/*", "E-step")),
+        reference=(1.0, "budget"),
+    ),
+    Panel(
+        "Effective sample size",
+        "Share of the batch that carries the update; near 0 a few samples decide.",
+        (Line("estep/ess_fraction", "ESS / N"), Line("estep/selected_fraction", "selected")),
+        share=True,
+    ),
+    Panel(
+        "Temperature",
+        "High: all samples count alike. Low: the best ones alone.",
+        (Line("estep/temperature", "Λ"),),
+    ),
+    Panel(
+        "Multiplier of the trust region",
+        "Rises while KL is above its budget, falls while it is below.",
+        (Line("mstep/multiplier*", "α"),),
+    ),
+    Panel("Loss", "What the optimiser minimises in this phase.", (Line("loss", "loss"),), per_phase=True),
+    Panel("Entropy", "Of the policy per token, in nats; near 0 nothing new is tried.", (Line("entropy", "entropy"),)),
+    Panel(
+        "Completion length",
+        "In tokens, the end token included.",
+        (Line("completions/mean_length", "training"), Line("heldout/completions/mean_length", "held out")),
+    ),
+    Panel(
+        "Completions that teach nothing",
+        "Groups whose rewards are all equal, and completions cut off at the length limit.",
+        (Line("frac_reward_zero_std", "flat groups"), Line("completions/clipped_ratio", "cut off")),
+        share=True,
+    ),
+    Panel("Gradient norm", "Before clipping.", (Line("grad_norm", "norm"),), per_phase=True),
+    Panel("Learning rate", "Of the parameters' optimiser.", (Line("learning_rate", "rate"),)),
+    Panel("Speed", "Tokens per second of a step, generation included.", (Line("perf/tokens_per_second", "tokens/s"),)),
+)
+
+
+def curves_of(run: Run, panel: Panel, phase: str | None = None) -> list[Curve]:
+    """The panel's lines for which the run has values."""
+    names, curves = run.names(), []
+    for line in panel.lines:
+        prefix = line.metric.removesuffix("*")
+        matching = [name for name in names if name.startswith(prefix)] if line.metric.endswith("*") else [line.metric]
+        for name in matching:
+            series = run.series(name, phase)
+            suffix = name.removeprefix(prefix).strip("/") if len(matching) > 1 or line.metric.endswith("/*") else ""
+            if len(series.steps):
+                curves.append(Curve(f"{line.label}, {suffix}" if suffix else line.label, (series,)))
+    return curves[:NUM_COLORS]
+
+
+def draw(curves: Sequence[Curve], panel: Panel, *, name: str, run: Run | None = None, width: float = 4.2) -> str:
+    """Draws a panel.
+
+    Args:
+      curves: at least one; several series of a curve are drawn as their mean and its 95 % interval.
+      panel: what they show.
+      name: unique on the page; identifies the drawing's inner parts.
+      run: whose phases are shaded; ``None`` shades none.
+      width: in units of 72 CSS pixels.
+
+    Returns:
+      An ``<svg>`` element as wide as its place allows.
+    """
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(width, 2.1 if width < 6 else 2.45), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        extents = [_draw_curve(axes, curve, _COLORS[f"c{i + 1}"], panel) for i, curve in enumerate(curves)]
+        _frame(axes, panel, np.concatenate(extents))
+        if run is not None:
+            _shade_phases(axes, run, curves)
+        return _to_svg(figure)
+
+
+def _draw_curve(axes, curve: Curve, color: str, panel: Panel) -> np.ndarray:
+    """Draws one curve; returns the values that must be visible."""
+    if len(curve.series) > 1:
+        mean = band(curve.series)
+        axes.fill_between(mean.steps, mean.low, mean.high, color=color, alpha=0.16, linewidth=0)
+        axes.plot(mean.steps, mean.mean, color=color, linewidth=1.8)
+        return np.concatenate([mean.mean, mean.low, mean.high])
+    steps, values = curve.series[0]
+    if panel.sparse or curve.label.startswith("held"):
+        axes.plot(steps, values, color=color, linewidth=1.8, marker="o", markersize=3.4 if len(steps) < 60 else 0)
+        return values
+    window = max(1, len(values) // 25)
+    smoothed = smooth(values, window)
+    if window > 1:
+        axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.35)
+    axes.plot(steps, smoothed, color=color, linewidth=1.8, marker="o" if len(steps) == 1 else "")
+    # One wild value must not flatten all others: a spike may leave the frame.
+    return np.concatenate([running_median(values, 9), np.quantile(values, [0.02, 0.98])])
+
+
+def _frame(axes, panel: Panel, visible: np.ndarray) -> None:
+    visible = visible[np.isfinite(visible)]
+    if panel.reference:
+        level, label = panel.reference
+        axes.axhline(level, color=_COLORS["ink"], linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
+                      va="center", color=_COLORS["ink"])  # fmt: skip
+        visible = np.append(visible, [0.0, level])
+    if len(visible):
+        low, high = float(visible.min()), float(visible.max())
+        low = 0.0 if 0 <= low < 0.5 * high else low
+        margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low - (margin if low else 0.0), high + margin)
+    axes.margins(x=0.01)
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("step", loc="right", labelpad=1)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{100 * value:g} %" if panel.share else number(value))
+    )
+
+
+def _shade_phases(axes, run: Run, curves: Sequence[Curve]) -> None:
+    """Every other phase is tinted, and named, where the figure spans more than one."""
+    first = min(series.steps[0] for curve in curves for series in curve.series)
+    last = max(series.steps[-1] for curve in curves for series in curve.series)
+    shown = [phase for phase in run.phases if phase.last > first and phase.first < last]
+    if len(shown) < 2:
+        return
+    for index, phase in enumerate(shown):
+        begin = max(phase.first, first) if index == 0 else shown[index - 1].last
+        end = min(phase.last, last)
+        if index % 2 == 0:
+            axes.axvspan(begin, end, color=_COLORS["shade"], linewidth=0, zorder=0)
+        middle, label = (begin + end) / 2, phase_label(run, phase)
+        axes.annotate(label, (middle, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points",
+                      ha="center", color=_COLORS["muted"])  # fmt: skip
+
+
+def _to_svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    # Names of groups repeat from drawing to drawing and nothing refers to them.
+    svg = re.sub(r'<g id="[a-z]+[a-z0-9.]*_\d+"', "<g", svg)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 aria-hidden="true"', svg, count=1)
+    svg = re.sub(r"font(-family)?: [^;\"]*;? ?", _page_font, svg)
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var(--{variable})")
+    return re.sub(r"\n\s*", "\n", svg).strip()
+
+
+def _page_font(match: re.Match) -> str:
+    """Keeps a font's size and leaves its family to the page."""
+    size = re.search(r"[\d.]+px", match[0])
+    return f"font-size: {size[0]}; " if size else ""
+
+
+def sparkline(series: Series, width: int = 120, height: int = 22) -> str:
+    """A metric's course as a small ``<svg>``; empty where there is no course."""
+    if len(series.steps) < 2:
+        return ""
+    values = smooth(series.values, max(1, len(series.values) // 30))
+    index = np.unique(np.linspace(0, len(values) - 1, 60).astype(int))
+    span, steps = np.ptp(values) or 1.0, series.steps[index]
+    x = 1 + (width - 2) * (steps - steps[0]) / max(1, steps[-1] - steps[0])
+    y = height - 2 - (height - 4) * (values[index] - values.min()) / span
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    return f'<svg viewBox="0 0 {width} {height}" class="spark" aria-hidden="true"><polyline points="{points}"/></svg>'
