@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from gempi_jax.models.cache import KeyValue
 from gempi_jax.models.config import DecoderConfig, HeadNorm
+from gempi_jax.models.dense import Dense
 from gempi_jax.models.dropout import Dropout
 from gempi_jax.models.norms import Norm
 from gempi_jax.models.positions import Angles, rotate
@@ -118,12 +119,12 @@ class Attention(nn.Module):
         last = nn.initializers.normal(config.initializer_range / math.sqrt(2 * config.num_layers))
 
         def project(heads):
-            return nn.Dense(heads * config.head_dim, use_bias=config.qkv_bias, dtype=self.dtype, kernel_init=kernel)
+            return Dense(heads * config.head_dim, use_bias=config.qkv_bias, dtype=self.dtype, kernel_init=kernel)
 
         self.q_proj = project(config.num_heads)
         self.k_proj = project(config.num_kv_heads)
         self.v_proj = project(config.num_kv_heads)
-        self.o_proj = nn.Dense(config.hidden_size, use_bias=config.output_bias, dtype=self.dtype, kernel_init=last)
+        self.o_proj = Dense(config.hidden_size, use_bias=config.output_bias, dtype=self.dtype, kernel_init=last)
         if config.head_norm is not HeadNorm.NONE:
             self.q_norm = Norm(config.norm, self.dtype)
             self.k_norm = Norm(config.norm, self.dtype)

@@ -141,10 +141,10 @@ class Decoder(nn.Module):
     def logits(self, hidden: Float[Array, "*N D"]) -> Float[Array, "*N V"]:
         """The LM head, in float32."""
         config = self.config
-        head, letters = (self.embedding, "vd") if config.tie_embeddings else (self.lm_head, "dv")
-        values = jnp.einsum(
-            f"...d,{letters}->...v", hidden, head.astype(self.dtype), preferred_element_type=jnp.float32
-        )
+        head = self.embedding.T if config.tie_embeddings else self.lm_head
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        values = jnp.dot(flat, head.astype(self.dtype), preferred_element_type=jnp.float32)
+        values = values.reshape(*hidden.shape[:-1], config.vocab_size)
         if config.logits_softcap is not None:
             values = config.logits_softcap * jnp.tanh(values / config.logits_softcap)
         return values

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from gempi_jax.models.config import DecoderConfig
+from gempi_jax.models.dense import Dense
 from gempi_jax.types import Array
 
 
@@ -24,7 +25,7 @@ class MLP(nn.Module):
 
         def dense(width, spread, name):
             kernel = nn.initializers.normal(spread)
-            return nn.Dense(width, use_bias=config.mlp_bias, dtype=self.dtype, kernel_init=kernel, name=name)
+            return Dense(width, use_bias=config.mlp_bias, dtype=self.dtype, kernel_init=kernel, name=name)
 
         spread = config.initializer_range
         up = dense(config.intermediate_size, spread, "up_proj")(hidden)
