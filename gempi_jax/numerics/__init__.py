@@ -1,0 +1,49 @@
+"""Array mathematics that everything above shares: reductions, selection, divergences, returns."""
+
+from gempi_jax.numerics.divergences import (
+    CHI_SQUARED,
+    JENSEN_SHANNON,
+    KL,
+    REVERSE_KL,
+    SQUARED_HELLINGER,
+    FDivergence,
+    alpha_divergence,
+    categorical_chi_squared,
+    categorical_jensen_shannon,
+    categorical_kl,
+    categorical_reverse_kl,
+    gaussian_kl,
+    k1,
+    k2,
+    k3,
+)
+from gempi_jax.numerics.masked import centre, flat_groups, standardize, variance
+from gempi_jax.numerics.returns import gae, lambda_returns, n_step_returns, unroll_returns
+from gempi_jax.numerics.selection import top_k_mask
+
+__all__ = [
+    "CHI_SQUARED",
+    "JENSEN_SHANNON",
+    "KL",
+    "REVERSE_KL",
+    "SQUARED_HELLINGER",
+    "FDivergence",
+    "alpha_divergence",
+    "categorical_chi_squared",
+    "categorical_jensen_shannon",
+    "categorical_kl",
+    "categorical_reverse_kl",
+    "centre",
+    "flat_groups",
+    "gae",
+    "gaussian_kl",
+    "k1",
+    "k2",
+    "k3",
+    "lambda_returns",
+    "n_step_returns",
+    "standardize",
+    "top_k_mask",
+    "unroll_returns",
+    "variance",
+]

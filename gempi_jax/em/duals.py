@@ -1,0 +1,76 @@
+"""The convex dual of the temperatures, (25), and its gradient in closed form."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from gempi_jax.em.diagnostics import anchor_kl, scope_weights
+from gempi_jax.em.mixture import expand, log_partition, log_weights_from_ratios
+from gempi_jax.numerics import reductions
+from gempi_jax.numerics.reductions import AxisName
+from gempi_jax.types import Array, Duals
+
+MINIMUM = 1e-8
+"""Duals are projected to at least this after every gradient step (V-MPO, section 4)."""
+
+
+def project_duals(duals: Duals, minimum: float = MINIMUM) -> Duals:
+    """Keeps temperatures and multipliers positive: max(dual, minimum), after every gradient step on them."""
+    return jax.tree.map(lambda dual: jnp.maximum(dual, minimum), duals)
+
+
+def temperature_dual(
+    coefficients: Float[Array, "m"],
+    budgets: Float[Array, "m"],
+    advantages: Float[Array, "*E"],
+    anchor_log_ratios: Float[Array, "m *E"],
+    *,
+    where: Bool[Array, "*E"] | None = None,
+    axis: int | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
+    """L(lambda) = sum_j lambda_j eps_j + Lambda log Z-hat(lambda), (25) on samples; jointly convex in lambda.
+
+    With one anchor that is the sampler it is V-MPO's temperature loss (28).  By groups the second term is the mean over
+    groups of Lambda log Z-hat(x).  The gradient in the coefficients is eps_j - KL-hat(q || pi_j) in closed form, equal
+    on every device without another reduction, whatever maps the devices.
+
+    Args:
+      coefficients: lambda_j > 0, units of the advantages.
+      budgets: eps_j, nats.
+      advantages: A_i.
+      anchor_log_ratios: r_ij = log pi_j(y_i) - log b(y_i), nats; -inf means no mass.
+      where: the samples that are real and selected (the same set as in the weights).
+      axis: the samples of a group; ``None`` when the batch is one scope.
+      axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
+    """
+    mask = jnp.ones(advantages.shape, bool) if where is None else where
+    return _dual(coefficients, budgets, advantages, anchor_log_ratios, mask, axis, axis_name)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+def _dual(coefficients, budgets, advantages, log_ratios, mask, axis, axis_name):
+    log_weights = log_weights_from_ratios(advantages, log_ratios, coefficients)
+    if axis is None:
+        log_z = log_partition(log_weights, where=mask, axis_name=axis_name)
+        log_z = jnp.where(log_z > -jnp.inf, log_z, 0.0)
+    else:
+        of_group = log_partition(log_weights, where=mask, axis=axis)
+        log_z = reductions.mean(of_group, where=of_group > -jnp.inf, axis_name=axis_name)
+    return jnp.dot(coefficients, budgets) + jnp.sum(coefficients) * log_z
+
+
+@_dual.defjvp
+def _dual_jvp(axis, axis_name, primals, tangents):
+    coefficients, budgets, advantages, log_ratios, mask = primals
+    d_coefficients, d_budgets, d_advantages, d_ratios, _ = tangents
+    log_weights = log_weights_from_ratios(advantages, log_ratios, coefficients)
+    kl = anchor_kl(log_weights, log_ratios, where=mask, axis=axis, axis_name=axis_name)
+    # By the envelope, dL/dA_i = w_i and dL/dr_ij = lambda_j w_i.
+    weights = scope_weights(log_weights, where=mask, axis=axis, axis_name=axis_name)
+    d_tilt = d_advantages + jnp.sum(expand(coefficients, d_ratios) * d_ratios, axis=0)
+    through_data = reductions.sum(jnp.where(weights > 0, weights * d_tilt, 0.0), axis_name=axis_name)
+    value = _dual(coefficients, budgets, advantages, log_ratios, mask, axis, axis_name)
+    return value, jnp.dot(budgets - kl, d_coefficients) + jnp.dot(coefficients, d_budgets) + through_data

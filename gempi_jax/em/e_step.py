@@ -1,0 +1,191 @@
+"""The one E-step: detached weights of the target q* on samples, from any setting of the tuple."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from gempi_jax.contracts import Metric, Metrics, Samples, Target
+from gempi_jax.em import diagnostics, mixture
+from gempi_jax.em.duals import MINIMUM, temperature_dual
+from gempi_jax.em.filtering import select
+from gempi_jax.em.spec import Dual, Fixed, GempiSpec, Scope, Score, TopK
+from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
+from gempi_jax.numerics import reductions
+from gempi_jax.numerics.masked import real
+from gempi_jax.numerics.reductions import AxisName
+from gempi_jax.types import Array, Duals
+
+
+class _Batch(NamedTuple):
+    """Detached samples without an undefined number, and which of them count."""
+
+    advantages: Float[Array, "*E"]
+    log_ratios: Float[Array, "m *E"]
+    where: Bool[Array, "*E"]
+    number: Float[Array, ""]
+    invalid: Float[Array, ""]
+
+
+def _check(spec: GempiSpec, samples: Samples) -> None:
+    """Says at trace time which shape is wrong."""
+    shape = samples.advantages.shape
+    if samples.sampler_log_probs.shape != shape:
+        raise ValueError(
+            f"sampler_log_probs {samples.sampler_log_probs.shape} must have the advantages' shape {shape}."
+        )
+    expected = (len(spec.anchors), *shape)
+    if samples.anchor_log_probs.shape != expected:
+        raise ValueError(
+            f"anchor_log_probs {samples.anchor_log_probs.shape} must be {expected}: one row for each of the anchors "
+            f"{spec.policies}, in this order."
+        )
+    for name in ("mask", "tie_break"):
+        value = getattr(samples, name)
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{name} {value.shape} must have the advantages' shape {shape}.")
+    if spec.scope is Scope.GROUP and len(shape) < 2:
+        raise ValueError(f"Scope.GROUP needs advantages [..., G, K] with the K samples of a group last, not {shape}.")
+
+
+def _clean(samples: Samples, axis_name: AxisName) -> _Batch:
+    """Masks what is padding and what is not a number; -inf of an anchor stays, it means q* = 0."""
+    samples = reductions.detach(samples)
+    given = real(samples.advantages, samples.mask)
+    usable = jnp.isfinite(samples.advantages) & jnp.isfinite(samples.sampler_log_probs)
+    usable = usable & jnp.all(samples.anchor_log_probs < jnp.inf, axis=0)
+    where = given & usable
+    advantages = jnp.where(where, samples.advantages, 0.0).astype(jnp.float32)
+    sampler = jnp.where(where, samples.sampler_log_probs, 0.0).astype(jnp.float32)
+    anchors = jnp.where(where[None], samples.anchor_log_probs, 0.0).astype(jnp.float32)
+    number = reductions.count(where, axis_name=axis_name).astype(jnp.float32)
+    invalid = reductions.count(given & ~usable, axis_name=axis_name).astype(jnp.float32)
+    return _Batch(advantages, mixture.anchor_log_ratios(anchors, sampler), where, number, invalid)
+
+
+def _budgets(spec: GempiSpec) -> Float[Array, "m"]:
+    return jnp.asarray([anchor.budget for anchor in spec.anchors], jnp.float32)
+
+
+def _coefficients(
+    spec: GempiSpec, duals: Duals, batch: _Batch, selected: Bool[Array, "*E"], axis_name: AxisName
+) -> tuple[Float[Array, "m"], TemperatureSolution | None]:
+    """lambda by the tuple's temperature mechanism, on the selected samples."""
+    if isinstance(spec.temperature, Fixed):
+        return jnp.asarray([anchor.coefficient for anchor in spec.anchors], jnp.float32), None
+    if isinstance(spec.temperature, Dual):
+        return jnp.maximum(duals["temperature"], MINIMUM), None
+    axis = -1 if spec.scope is Scope.GROUP else None
+    solution = solve_temperature(
+        _budgets(spec), batch.advantages, batch.log_ratios, where=selected, axis=axis, axis_name=axis_name
+    )
+    return solution.coefficients, solution
+
+
+def _filter(spec: GempiSpec, duals: Duals, batch: _Batch, tie_break: Array | None, axis_name: AxisName):
+    """S; by log-weight it needs a temperature first, which is then solved on all real samples."""
+    log_weights = batch.advantages
+    if isinstance(spec.filter, TopK) and spec.filter.score is Score.LOG_WEIGHT:
+        first, _ = _coefficients(spec, duals, batch, batch.where, axis_name)
+        log_weights = _log_weights(batch, first)
+    tie_break = None if tie_break is None else reductions.detach(tie_break)
+    return select(
+        spec.filter, batch.advantages, log_weights, where=batch.where, tie_break=tie_break, axis_name=axis_name
+    )
+
+
+def _log_weights(batch: _Batch, coefficients: Float[Array, "m"]) -> Float[Array, "*E"]:
+    return mixture.log_weights_from_ratios(batch.advantages, batch.log_ratios, coefficients)
+
+
+def _weights(spec: GempiSpec, log_weights: Array, selected: Array, number: Array, axis_name: AxisName) -> Array:
+    """Normalised over the batch, to 1/G by group, or min(exp(l), clip) / N."""
+    if spec.scope is Scope.NONE:
+        # exp overflows beyond 88 nats; what is beyond is a weight that a clip should have caught.
+        bounded = jnp.minimum(log_weights, 80.0 if spec.weight_clip is None else jnp.log(spec.weight_clip))
+        return jnp.where(selected, jnp.exp(jnp.where(selected, bounded, 0.0)), 0.0) / jnp.maximum(number, 1.0)
+    axis = -1 if spec.scope is Scope.GROUP else None
+    return diagnostics.scope_weights(log_weights, where=selected, axis=axis, axis_name=axis_name)
+
+
+def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisName = None) -> Target:
+    """The E-step (22)-(25) and (27)-(28): filter, temperatures, weights, dual, diagnostics.
+
+    Args:
+      spec: the tuple.
+      duals: ``{"temperature": [m]}`` when temperatures are dual-adaptive, else unread.
+      samples: a global batch [*E], or the local part of one spread over ``axis_name``.  By groups the last axis holds
+        the samples of a group.  Samples that are not a number are left out and counted in ``estep/invalid_samples``.
+      axis_name: mapped axes over which the leading axis is spread.
+
+    Returns:
+      The target. ``dual_loss`` has the gradient eps - KL-hat in the duals and none in anything else.
+
+    Raises:
+      ValueError: where shapes disagree.
+    """
+    _check(spec, samples)
+    batch = _clean(samples, axis_name)
+    selected = _filter(spec, reductions.detach(duals), batch, samples.tie_break, axis_name)
+    coefficients, solution = _coefficients(spec, duals, batch, selected, axis_name)
+    log_weights = _log_weights(batch, reductions.detach(coefficients))
+    weights = _weights(spec, log_weights, selected, batch.number, axis_name)
+    dual_loss = jnp.zeros(())
+    if isinstance(spec.temperature, Dual):
+        axis = -1 if spec.scope is Scope.GROUP else None
+        dual_loss = temperature_dual(
+            coefficients,
+            _budgets(spec),
+            batch.advantages,
+            batch.log_ratios,
+            where=selected,
+            axis=axis,
+            axis_name=axis_name,
+        )
+    metrics = _metrics(spec, batch, reductions.detach(coefficients), log_weights, selected, axis_name)
+    if solution is not None:
+        metrics["estep/feasible"] = Metric.of(solution.feasible)
+        metrics["estep/shortfall"] = Metric.of(solution.shortfall)
+        metrics["estep/saturated"] = Metric.of(solution.saturated)
+        metrics["estep/solver_iterations"] = Metric.of(solution.num_iterations)
+    return Target(reductions.detach(weights), dual_loss, reductions.detach(metrics))
+
+
+def _metrics(
+    spec: GempiSpec, batch: _Batch, coefficients: Array, log_weights: Array, selected: Array, axis_name: AxisName
+) -> Metrics:
+    """``estep/*``; KLs and log Z-hat are means over groups when the scope is the group."""
+    axis = -1 if spec.scope is Scope.GROUP else None
+    weights = diagnostics.scope_weights(log_weights, where=selected, axis=axis, axis_name=axis_name)
+    number = reductions.count(selected, axis_name=axis_name).astype(jnp.float32)
+    size = diagnostics.effective_sample_size(weights, where=selected, axis_name=axis_name)
+    if axis is None:
+        log_z = mixture.log_partition(log_weights, where=selected, axis_name=axis_name)
+        log_z = jnp.where(log_z > -jnp.inf, log_z, 0.0)
+    else:
+        of_group = mixture.log_partition(log_weights, where=selected, axis=axis)
+        log_z = reductions.mean(of_group, where=of_group > -jnp.inf, axis_name=axis_name)
+    dropped = diagnostics.truncation_mass(log_weights, selected, where=batch.where, axis_name=axis_name)
+    values = {
+        "ess": size,
+        "ess_fraction": size / jnp.maximum(number, 1.0),
+        "chi2": diagnostics.chi_squared(weights, where=selected, axis_name=axis_name),
+        "weights_entropy": diagnostics.weights_entropy(weights, where=selected, axis_name=axis_name),
+        "max_weight": jnp.maximum(reductions.max(weights, where=selected, axis_name=axis_name), 0.0),
+        "selected_fraction": number / jnp.maximum(batch.number, 1.0),
+        "truncation_mass": dropped,
+        "log_partition": log_z,
+        "log_partition_bias": diagnostics.log_partition_bias(weights, where=selected, axis_name=axis_name),
+        "invalid_samples": batch.invalid,
+        "temperature": jnp.sum(coefficients),
+    }
+    if spec.weight_clip is not None:
+        clipped = reductions.count(selected & (log_weights > jnp.log(spec.weight_clip)), axis_name=axis_name)
+        values["clip_fraction"] = clipped.astype(jnp.float32) / jnp.maximum(number, 1.0)
+    kls = diagnostics.anchor_kl(log_weights, batch.log_ratios, where=selected, axis=axis, axis_name=axis_name)
+    for j, anchor in enumerate(spec.anchors):
+        values[f"coefficient/{anchor.policy}"] = coefficients[j]
+        values[f"kl/{anchor.policy}"] = kls[j]
+        if anchor.budget is not None:
+            values[f"kl_over_budget/{anchor.policy}"] = kls[j] / anchor.budget
+    return {f"estep/{name}": Metric.of(value) for name, value in values.items()}

@@ -1,0 +1,111 @@
+"""The one M-step: weighted maximum likelihood (29) with an optional trust region, (26) and (2)."""
+
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from gempi_jax.contracts import Evaluation, LossOutput, Metric, Target
+from gempi_jax.em.duals import MINIMUM
+from gempi_jax.em.spec import Constraint, GempiSpec, Penalty, Reduction, Unconstrained
+from gempi_jax.numerics import reductions
+from gempi_jax.types import Array, Duals
+
+
+def multiplier_name(part: str) -> str:
+    """The key of a trust region's multiplier among the duals: ``multiplier/<part of the divergence>``."""
+    return f"multiplier/{part}"
+
+
+def weighted_nll(
+    token_log_probs: Float[Array, "*E L"],
+    weights: Float[Array, "*E"],
+    token_mask: Bool[Array, "*E L"],
+    *,
+    reduction: str | Reduction = "sum",
+) -> Float[Array, ""]:
+    """-sum_i w_i sum_t log pi_theta(y_t | y_<t, x), (29).
+
+    Args:
+      token_log_probs: log pi_theta of each term, nats.
+      weights: w_i >= 0, detached by whoever made them.
+      token_mask: the terms that carry loss: up to and including the end token, no prompt.
+      reduction: ``"sum"`` over an example's terms, as in (29), or their ``"mean"``.
+    """
+    log_probs = jnp.sum(token_log_probs, axis=-1, where=token_mask)
+    if Reduction(reduction) is Reduction.MEAN:
+        log_probs = log_probs / jnp.maximum(jnp.sum(token_mask, axis=-1), 1).astype(log_probs.dtype)
+    # 0 * -inf would be NaN: an example without weight has no likelihood to lose.
+    return -jnp.sum(jnp.where(weights > 0, weights * jnp.where(weights > 0, log_probs, 0.0), 0.0))
+
+
+def trust_region_loss(
+    divergence: Float[Array, ""] | float, multiplier: Float[Array, ""] | float, budget: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """alpha (eps - sg[D]) + sg[alpha] D, (2): the parameters see +alpha D, the multiplier sees eps - D.
+
+    Args:
+      divergence: D_M(pi_k || pi_theta), nats.
+      multiplier: alpha >= 0.
+      budget: eps_M, nats.
+    """
+    divergence, multiplier = jnp.asarray(divergence), jnp.asarray(multiplier)
+    return multiplier * (budget - reductions.detach(divergence)) + reductions.detach(multiplier) * divergence
+
+
+def _check(spec: GempiSpec, target: Target, evaluation: Evaluation) -> None:
+    shape = evaluation.log_probs.shape
+    if target.weights.shape != shape[:-1]:
+        raise ValueError(f"weights {target.weights.shape} must be the examples of log_probs {shape} (terms come last).")
+    if evaluation.mask.shape != shape:
+        raise ValueError(f"mask {evaluation.mask.shape} must have the shape of log_probs {shape}.")
+    parts = () if isinstance(spec.projection, Unconstrained) else spec.projection.divergence.parts
+    if set(parts) - set(evaluation.divergence):
+        raise ValueError(
+            f"Evaluation.divergence has {sorted(evaluation.divergence)}, but {type(spec.projection).__name__} needs "
+            f"{sorted(parts)}: evaluate D_M(pi_k || pi_theta) with Method.trust_region."
+        )
+
+
+def m_step(spec: GempiSpec, duals: Duals, target: Target, evaluation: Evaluation) -> LossOutput:
+    """The M-step (26) on one part (micro-batch, device) of an update; losses of the parts add up to the update's.
+
+    The divergence is averaged over all terms of the update, not over the selected ones (V-MPO, equation 5); the
+    constant alpha eps of (2) enters in proportion to the part's share of the terms.
+
+    Args:
+      spec: the tuple.
+      duals: ``{"multiplier/<part>": alpha}`` for a constraint, else unread.
+      target: of the E-step; its weights sliced like the evaluation.
+      evaluation: of pi_theta on the same examples.
+
+    Raises:
+      ValueError: where shapes or parts of the divergence disagree.
+    """
+    _check(spec, target, evaluation)
+    weights = reductions.detach(target.weights)
+    nll = weighted_nll(evaluation.log_probs, weights, evaluation.mask, reduction=spec.reduction)
+    metrics = {"mstep/nll": Metric(nll, jnp.sum(weights))}
+    loss = nll
+    terms = jnp.sum(evaluation.mask).astype(jnp.float32)
+    total = jnp.maximum(evaluation.num_terms, 1.0)
+    projection = spec.projection
+    for part in () if isinstance(projection, Unconstrained) else projection.divergence.parts:
+        summed = jnp.sum(evaluation.divergence[part], where=evaluation.mask)
+        suffix = "" if len(projection.divergence.parts) == 1 else f"/{part}"
+        metrics[f"mstep/kl{suffix}"] = Metric(summed, terms)
+        if isinstance(projection, Penalty):
+            multiplier = jnp.float32(projection.coefficient)
+            loss = loss + multiplier * summed / total
+        else:
+            budget = projection.budgets[part]
+            multiplier = jnp.maximum(duals[multiplier_name(part)], MINIMUM)
+            loss = loss + trust_region_loss(summed / total, multiplier, budget * terms / total)
+            metrics[f"mstep/kl_over_budget{suffix}"] = Metric(summed / budget, terms)
+        metrics[f"mstep/multiplier{suffix}"] = Metric(multiplier * terms, terms)
+    return LossOutput(loss, reductions.detach(metrics))
+
+
+def initial_multipliers(spec: GempiSpec) -> Duals:
+    """alpha at the start, by part of the divergence; ``{}`` unless the projection is a constraint."""
+    if not isinstance(spec.projection, Constraint):
+        return {}
+    return {multiplier_name(part): jnp.float32(value) for part, value in spec.projection.initial_multipliers.items()}

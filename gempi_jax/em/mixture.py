@@ -1,0 +1,101 @@
+"""The closed-form target (23) on samples: log-weights, their normalisation, and log Z-hat."""
+
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from gempi_jax.numerics import reductions
+from gempi_jax.numerics.reductions import Axis, AxisName
+from gempi_jax.types import Array
+
+
+def expand(per_anchor: Float[Array, "m"], like: Array) -> Array:
+    """A vector over anchors with as many trailing axes as ``like``, which starts with the anchor axis."""
+    return per_anchor.reshape(per_anchor.shape + (1,) * (like.ndim - 1))
+
+
+def anchor_log_ratios(
+    anchor_log_probs: Float[Array, "m *E"], sampler_log_probs: Float[Array, "*E"]
+) -> Float[Array, "m *E"]:
+    """r_ij = log pi_j(y_i) - log b(y_i), nats; 0 for an anchor that is the sampler."""
+    return anchor_log_probs - sampler_log_probs[None]
+
+
+def log_weights_from_ratios(
+    advantages: Float[Array, "*E"], log_ratios: Float[Array, "m *E"], coefficients: Float[Array, "m"]
+) -> Float[Array, "*E"]:
+    """l_i of (24) relative to the sampler, from r_ij; see :func:`importance_log_weights`."""
+    if coefficients.shape[0] == 0:
+        return jnp.zeros_like(advantages)
+    # A sample that one anchor cannot produce has q* = 0; its -inf must reach neither a product nor a derivative.
+    supported = jnp.all(log_ratios > -jnp.inf, axis=0)
+    safe = jnp.where(supported[None], log_ratios, 0.0)
+    tilt = advantages + jnp.sum(expand(coefficients, safe) * safe, axis=0)
+    return jnp.where(supported, tilt / jnp.sum(coefficients), -jnp.inf)
+
+
+def importance_log_weights(
+    advantages: Float[Array, "*E"],
+    anchor_log_probs: Float[Array, "m *E"],
+    sampler_log_probs: Float[Array, "*E"],
+    coefficients: Float[Array, "m"],
+) -> Float[Array, "*E"]:
+    """l_i = (A_i + sum_j lambda_j (log pi_j(y_i) - log b(y_i))) / Lambda: (24) minus log b, not normalised.
+
+    An anchor that is the sampler drops out, as in DAR (7); without anchors (SFT) every log-weight is 0.
+
+    Args:
+      advantages: A_i, units of reward.
+      anchor_log_probs: log pi_j(y_i), nats; -inf gives log-weight -inf.
+      sampler_log_probs: log b(y_i), nats, finite.
+      coefficients: lambda_j >= 0 with a positive sum Lambda, units of the advantages.
+
+    Returns:
+      Log-weights relative to the sampler, nats.
+    """
+    if anchor_log_probs.shape[0] == 0:
+        return jnp.zeros_like(advantages)
+    return log_weights_from_ratios(advantages, anchor_log_ratios(anchor_log_probs, sampler_log_probs), coefficients)
+
+
+def normalize_weights(
+    log_weights: Float[Array, "*E"],
+    *,
+    where: Bool[Array, "*E"] | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Float[Array, "*E"]:
+    """w_i = exp(l_i) / sum exp(l) over the scope, (27): zeros where the scope is empty.
+
+    Args:
+      log_weights: l_i, nats.
+      where: the samples that are real and selected.
+      axis: the scope; all axes (the batch) when ``None``, the last for groups.
+      axis_name: mapped axes over which the scope is spread.
+    """
+    total = reductions.logsumexp(log_weights, where=where, axis=axis, axis_name=axis_name, keepdims=True)
+    inside = log_weights > -jnp.inf if where is None else where & (log_weights > -jnp.inf)
+    shifted = jnp.where(inside, log_weights, 0.0) - jnp.where(total > -jnp.inf, total, 0.0)
+    return jnp.where(inside, jnp.exp(jnp.where(inside, shifted, 0.0)), 0.0)
+
+
+def log_partition(
+    log_weights: Float[Array, "*E"],
+    *,
+    where: Bool[Array, "*E"] | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+    keepdims: bool = False,
+) -> Float[Array, "..."]:
+    """log Z-hat = logsumexp(l) - log k over the k samples of the scope; ``-inf`` where it is empty.
+
+    Z-hat is an unbiased importance-sampling average; its logarithm is biased by about -Var(w) / (2 k Z^2), see
+    :func:`gempi_jax.em.log_partition_bias`.
+    """
+    mask = jnp.ones(log_weights.shape, bool) if where is None else where
+    if keepdims:
+        total = reductions.logsumexp(log_weights, where=mask, axis=axis, axis_name=axis_name, keepdims=True)
+        number = reductions.sum(jnp.sum(mask, axis=axis, keepdims=True, dtype=jnp.int32), axis=(), axis_name=axis_name)
+    else:
+        total = reductions.logsumexp(log_weights, where=mask, axis=axis, axis_name=axis_name)
+        number = reductions.count(mask, axis=axis, axis_name=axis_name)
+    return total - jnp.log(jnp.maximum(number, 1).astype(total.dtype))

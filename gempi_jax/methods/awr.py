@@ -1,0 +1,18 @@
+"""Advantage-weighted regression (section 6)."""
+
+from gempi_jax.em import Anchor, GempiSpec, Reduction, Scope
+from gempi_jax.methods.base import Method
+from gempi_jax.methods.gempi import from_spec
+
+
+def awr(beta: float = 1.0, *, weight_clip: float | None = 20.0, reduction: Reduction = Reduction.SUM) -> Method:
+    """m = 1, anchor pi_t, fixed coefficient beta; weights min(exp(A / beta), clip), not normalised, as published.
+
+    Args:
+      beta: temperature, units of the advantages.
+      weight_clip: the largest exp(l); the paper's is 20.
+      reduction: sum or mean over an example's terms.
+    """
+    return from_spec(
+        GempiSpec(anchors=(Anchor("old", beta),), scope=Scope.NONE, weight_clip=weight_clip, reduction=reduction)
+    )

@@ -1,0 +1,130 @@
+"""Direct advantage regression (section 7) and the document's new combinations with V-MPO (section 10)."""
+
+from gempi_jax.em import (
+    Anchor,
+    Constraint,
+    Dual,
+    Fixed,
+    GempiSpec,
+    Reduction,
+    Scope,
+    Score,
+    Solved,
+    TokenDivergence,
+    TopK,
+)
+from gempi_jax.methods.base import Method
+from gempi_jax.methods.gempi import from_spec
+from gempi_jax.methods.vmpo import FORWARD_KL
+
+
+def _anchors(alpha: float, beta: float) -> tuple[Anchor, Anchor]:
+    return Anchor("ref", alpha), Anchor("old", beta)
+
+
+def dar(
+    alpha: float = 0.005,
+    beta: float = 0.045,
+    *,
+    weight_clip: float | None = 20.0,
+    scope: Scope = Scope.NONE,
+    reduction: Reduction = Reduction.SUM,
+) -> Method:
+    """(7): m = 2, anchors pi_ref and pi_t, fixed coefficients, unconstrained M-step; weights as published, clipped.
+
+    Args:
+      alpha: price of KL(q || pi_ref), units of the advantages (standardised by DAR); the paper has alpha + beta = 0.05.
+      beta: price of KL(q || pi_t).
+      weight_clip: the largest product of both factors; ``None`` with normalised scopes.
+      scope: none, as published, or batch or group for self-normalised weights.
+      reduction: sum or mean over an example's terms.
+    """
+    clip = weight_clip if scope is Scope.NONE else None
+    return from_spec(GempiSpec(_anchors(alpha, beta), Fixed(), scope=scope, weight_clip=clip, reduction=reduction))
+
+
+def at_dar(
+    epsilon_ref: float = 1.0,
+    epsilon_old: float = 0.1,
+    *,
+    temperature: Dual | Solved | None = None,
+    scope: Scope = Scope.BATCH,
+    reduction: Reduction = Reduction.SUM,
+) -> Method:
+    """AT-DAR: DAR with a KL budget per anchor; both coefficients adapt, (25).
+
+    As pi_t drifts from pi_ref the two budgets can become infeasible; ``Solved()`` (the default) reports it in
+    ``estep/feasible`` and ``estep/shortfall`` and stays finite.
+
+    Args:
+      epsilon_ref: budget of KL(q || pi_ref), nats.
+      epsilon_old: budget of KL(q || pi_t), nats.
+      temperature: ``Solved()``, the default, or ``Dual()``.
+      scope: batch or group.
+      reduction: sum or mean over an example's terms.
+    """
+    return from_spec(
+        GempiSpec(
+            (Anchor("ref", budget=epsilon_ref), Anchor("old", budget=epsilon_old)),
+            Solved() if temperature is None else temperature,
+            scope=scope,
+            reduction=reduction,
+        )
+    )
+
+
+def dar_tr(
+    alpha: float = 0.005,
+    beta: float = 0.045,
+    epsilon_alpha: float = 0.003,
+    *,
+    trust_region: TokenDivergence = FORWARD_KL,
+    initial_multiplier: float = 5.0,
+    weight_clip: float | None = 20.0,
+    reduction: Reduction = Reduction.SUM,
+) -> Method:
+    """DAR-TR: DAR's E-step with V-MPO's trust region in the M-step.
+
+    Args:
+      alpha: price of KL(q || pi_ref).
+      beta: price of KL(q || pi_t).
+      epsilon_alpha: budget of the trust region, nats per term.
+      trust_region: D_M.
+      initial_multiplier: its multiplier at the start.
+      weight_clip: the largest weight.
+      reduction: sum or mean over an example's terms.
+    """
+    projection = Constraint(epsilon_alpha, trust_region, initial_multiplier)
+    return from_spec(
+        GempiSpec(
+            _anchors(alpha, beta),
+            projection=projection,
+            scope=Scope.NONE,
+            weight_clip=weight_clip,
+            reduction=reduction,
+        )
+    )
+
+
+def top_k_dar(
+    alpha: float = 0.005,
+    beta: float = 0.045,
+    top_k_fraction: float = 0.5,
+    *,
+    score: Score = Score.ADVANTAGE,
+    scope: Scope = Scope.BATCH,
+    reduction: Reduction = Reduction.SUM,
+) -> Method:
+    """Top-k DAR: DAR's weights on the samples with the largest advantages only, normalised over the selection.
+
+    Args:
+      alpha: price of KL(q || pi_ref).
+      beta: price of KL(q || pi_t).
+      top_k_fraction: share of the batch that is kept.
+      score: what top-k sorts by.
+      scope: of the normalisation.
+      reduction: sum or mean over an example's terms.
+    """
+    return from_spec(
+        GempiSpec(_anchors(alpha, beta), filter=TopK(top_k_fraction, score), scope=scope, reduction=reduction)
+    )

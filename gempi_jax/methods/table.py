@@ -1,0 +1,21 @@
+"""Every method by name; a new one adds its line here."""
+
+from collections.abc import Callable
+
+from gempi_jax.methods.awr import awr
+from gempi_jax.methods.base import Method
+from gempi_jax.methods.dar import at_dar, dar, dar_tr, top_k_dar
+from gempi_jax.methods.rl_em import rl_em
+from gempi_jax.methods.sft import sft
+from gempi_jax.methods.vmpo import vmpo
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "sft": sft,
+    "awr": awr,
+    "vmpo": vmpo,
+    "dar": dar,
+    "rl_em": rl_em,
+    "at_dar": at_dar,
+    "dar_tr": dar_tr,
+    "top_k_dar": top_k_dar,
+}

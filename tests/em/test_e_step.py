@@ -1,0 +1,126 @@
+"""The E-step: weights by scope, filters, duals and diagnostics on batches small enough to work out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gempi_jax import em
+from gempi_jax.contracts import Samples
+
+BATCH = Samples(
+    advantages=jnp.array([[1.0, -1.0, 0.5], [0.0, 0.0, 2.0]]),
+    sampler_log_probs=jnp.array([[-1.0, -2.0, -3.0], [-1.5, -2.5, -0.5]]),
+    anchor_log_probs=jnp.array([[[-1.2, -2.0, -2.5], [-1.5, -2.0, -1.0]], [[-1.0, -2.0, -3.0], [-1.5, -2.5, -0.5]]]),
+    mask=jnp.array([[True, True, True], [True, True, False]]),
+)
+step = jax.jit(em.e_step, static_argnums=0)
+ONE = BATCH._replace(anchor_log_probs=BATCH.anchor_log_probs[1:])
+
+
+def oracle_log_weights(coefficients):
+    """(24) relative to the sampler in float64."""
+    a, b, p = (np.asarray(x, np.float64) for x in (BATCH.advantages, BATCH.sampler_log_probs, BATCH.anchor_log_probs))
+    tilt = a + sum(c * (p[j] - b) for j, c in enumerate(coefficients))
+    return tilt / sum(coefficients)
+
+
+def dar_spec(**changes):
+    return em.GempiSpec((em.Anchor("ref", 0.5), em.Anchor("old", 1.5)), **changes)
+
+
+def test_batch_weights_are_a_softmax_over_the_real_samples():
+    target = step(dar_spec(), {}, BATCH)
+    expected = np.exp(oracle_log_weights([0.5, 1.5])) * np.asarray(BATCH.mask)
+    np.testing.assert_allclose(target.weights, expected / expected.sum(), rtol=1e-5)
+    assert float(target.dual_loss) == 0.0
+
+
+def test_group_weights_sum_to_one_over_the_number_of_groups():
+    target = step(dar_spec(scope=em.Scope.GROUP), {}, BATCH)
+    np.testing.assert_allclose(jnp.sum(target.weights, axis=-1), [0.5, 0.5], rtol=1e-6)
+
+
+def test_an_empty_group_does_not_count():
+    samples = BATCH._replace(mask=jnp.array([[True, True, True], [False, False, False]]))
+    target = step(dar_spec(scope=em.Scope.GROUP), {}, samples)
+    np.testing.assert_allclose(jnp.sum(target.weights, axis=-1), [1.0, 0.0], rtol=1e-6)
+
+
+def test_unnormalised_weights_are_clipped_and_averaged():
+    target = step(dar_spec(scope=em.Scope.NONE, weight_clip=1.2), {}, BATCH)
+    expected = np.minimum(np.exp(oracle_log_weights([0.5, 1.5])), 1.2) * np.asarray(BATCH.mask) / 5
+    np.testing.assert_allclose(target.weights, expected, rtol=1e-5)
+    # l = (0.45, -0.5, 0.375, 0, 0.125): the first and the third exceed log 1.2 = 0.182.
+    np.testing.assert_allclose(target.metrics["estep/clip_fraction"].mean(), 2 / 5)
+
+
+def test_sft_has_uniform_weights_over_the_real_samples():
+    samples = BATCH._replace(anchor_log_probs=BATCH.anchor_log_probs[:0])
+    target = step(em.GempiSpec(), {}, samples)
+    np.testing.assert_allclose(target.weights, np.asarray(BATCH.mask) / 5, rtol=1e-6)
+    np.testing.assert_allclose(target.metrics["estep/ess"].mean(), 5.0, rtol=1e-6)
+
+
+def vmpo_spec(temperature, **changes):
+    return em.GempiSpec((em.Anchor("old", budget=0.1),), temperature, em.TopK(0.5), **changes)
+
+
+def test_dual_gradient_is_budget_minus_kl_and_uses_the_selection():
+    spec = vmpo_spec(em.Dual())
+    duals = {"temperature": jnp.array([0.7])}
+    gradient, target = jax.grad(lambda d: (lambda t: (t.dual_loss, t))(step(spec, d, ONE)), has_aux=True)(duals)
+    # floor(5 / 2) = 2 samples are kept: advantages 1 and 0.5.
+    w = np.exp(np.array([1.0, 0.5]) / 0.7)
+    w /= w.sum()
+    np.testing.assert_allclose(target.weights, [[w[0], 0, w[1]], [0, 0, 0]], rtol=1e-5)
+    np.testing.assert_allclose(gradient["temperature"], [0.1 - np.sum(w * np.log(2 * w))], rtol=1e-4)
+    np.testing.assert_allclose(target.metrics["estep/selected_fraction"].mean(), 2 / 5)
+
+
+def test_solved_temperature_meets_the_budget():
+    target = step(vmpo_spec(em.Solved()), {}, ONE)
+    np.testing.assert_allclose(target.metrics["estep/kl_over_budget/old"].mean(), 1.0, rtol=1e-4)
+    assert float(target.metrics["estep/feasible"].mean()) == 1.0
+
+
+@pytest.mark.parametrize("scope", [em.Scope.BATCH, em.Scope.GROUP])
+def test_all_masked_is_zero_weight_and_finite(scope):
+    samples = ONE._replace(mask=jnp.zeros((2, 3), bool))
+    for temperature in (em.Dual(), em.Solved()):
+        duals = {"temperature": jnp.ones(1)}
+        spec = vmpo_spec(temperature, scope=scope)
+        gradient = jax.grad(lambda d, spec=spec: step(spec, d, samples).dual_loss)(duals)
+        target = step(spec, duals, samples)
+        assert float(jnp.sum(target.weights)) == 0.0
+        for leaf in jax.tree.leaves((gradient, target)):
+            assert np.all(np.isfinite(leaf))
+
+
+def test_a_nan_advantage_is_left_out_and_counted():
+    samples = ONE._replace(advantages=ONE.advantages.at[0, 0].set(jnp.nan))
+    target = step(vmpo_spec(em.Solved()), {}, samples)
+    assert float(target.weights[0, 0]) == 0.0
+    assert float(target.metrics["estep/invalid_samples"].mean()) == 1.0
+    assert np.all(np.isfinite(target.weights))
+
+
+def test_an_impossible_sample_has_weight_zero():
+    samples = BATCH._replace(anchor_log_probs=BATCH.anchor_log_probs.at[0, 0, 0].set(-jnp.inf))
+    target = step(dar_spec(), {}, samples)
+    assert float(target.weights[0, 0]) == 0.0
+    for leaf in jax.tree.leaves(target):
+        assert np.all(np.isfinite(leaf))
+
+
+def test_flat_groups_are_left_out_of_the_selection():
+    spec = em.GempiSpec((em.Anchor("old", 1.0),), filter=em.TopK(0.5, skip_flat_groups=True))
+    samples = ONE._replace(advantages=jnp.array([[3.0, 3.0, 3.0], [0.0, 1.0, 9.0]]))
+    # The first group is flat; k = 2 of 5 are the two real samples of the second.
+    target = step(spec, {}, samples)
+    np.testing.assert_array_equal(target.weights > 0, [[False, False, False], [True, True, False]])
+
+
+def test_wrong_shapes_are_named():
+    with pytest.raises(ValueError, match=r"anchor_log_probs .* one row for each of the anchors"):
+        step(dar_spec(), {}, ONE)
