@@ -1,0 +1,125 @@
+"""The columns of a dataset, by the names that TRL uses: renamed as asked, and checked row by row.
+
+==================================  ==========================================================
+``prompt``                          for rollouts
+``prompt, completion``              demonstrations
+``prompt, completion, reward``      scored completions, for offline methods
+``prompt, chosen, rejected``        preferences (``chosen, rejected`` where they hold the prompt)
+``prompt, completion, label``       unpaired preferences
+``messages``; ``text``              whole conversations; whole texts
+==================================  ==========================================================
+
+Texts are strings, or role lists ``[{"role": "user", "content": "..."}, ...]``.  Other columns are kept: they reach the
+reward functions by name.
+"""
+
+import difflib
+import math
+import numbers
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+ColumnNames = Mapping[str, str | Sequence[str]]
+"""Names in the file to names here; one column may get several names, ``{"answer": ["answer", "completion"]}``."""
+
+
+class DataError(ValueError):
+    """Rows that cannot be used as they are."""
+
+
+def rename_columns(row: Row, columns: ColumnNames, where: str) -> Row:
+    """The row under new names; columns that are not named stay as they are.
+
+    Args:
+      row: by its own names.
+      columns: see ``ColumnNames``.
+      where: place of the row, for the error.
+
+    Raises:
+      DataError: the row lacks a column that is to be renamed, or has another of the new name.
+    """
+    for source in columns:
+        if source not in row:
+            raise DataError(f"{where}: {missing_column(source, row)} Correct the name in the column mapping.")
+    renamed = {name: value for name, value in row.items() if name not in columns}
+    for source, targets in columns.items():
+        for target in [targets] if isinstance(targets, str) else targets:
+            if target in renamed:
+                raise DataError(
+                    f"{where}: two columns would be called {target!r}, {source!r} and one more; map the other to "
+                    "another name."
+                )
+            renamed[target] = row[source]
+    return renamed
+
+
+def check_row(row: Row, required: Iterable[str], where: str) -> None:
+    """Are the columns there, and of the types that they have to be?
+
+    Args:
+      row: under the names of this package.
+      required: columns that it must have.
+      where: place of the row, for the error.
+
+    Raises:
+      DataError: names place, column, value and what is expected.
+    """
+    for name in required:
+        if name not in row:
+            raise DataError(f"{where}: {missing_column(name, row)} {_advice(name, row)}")
+    for name in _TEXTS & row.keys():
+        if not _is_text(row[name]):
+            raise DataError(
+                f"{where}: {name!r} is {_start(row[name])}; it has to be a string, or a list of messages such as "
+                '{"role": "user", "content": "..."}.'
+            )
+    if "messages" in row and (isinstance(row["messages"], str) or not _is_text(row["messages"])):
+        raise DataError(f"{where}: 'messages' is {_start(row['messages'])}; it has to be a list of messages.")
+    if "reward" in row and not _is_finite(row["reward"]):
+        raise DataError(f"{where}: 'reward' is {_start(row['reward'])}; it has to be a finite number.")
+
+
+def missing_column(name: str, available: Collection[str]) -> str:
+    """A sentence about a column that is not there: what is, and which is nearest."""
+    if not available:
+        return f"there is no column {name!r}; the row has none at all."
+    there = ", ".join(map(repr, available))
+    return f"there is no column {name!r}; there are {there}, nearest {_nearest(name, available)!r}."
+
+
+def _advice(name: str, row: Row) -> str:
+    if "messages" in row:
+        return "Conversations become prompts and completions by gempi_jax.llm.conversions.to_prompt_completion."
+    return f"Name the column that holds it in the column mapping: {{'its name': {name!r}}}."
+
+
+def is_conversational(value: Any) -> bool:
+    """Is it a role list (rather than a string)?"""
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and all(isinstance(message, Mapping) and isinstance(message.get("role"), str) for message in value)
+        and all("content" in message or "tool_calls" in message for message in value)
+    )
+
+
+_TEXTS = frozenset({"prompt", "completion", "chosen", "rejected"})
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or is_conversational(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _nearest(name: str, available: Collection[str]) -> str:
+    return next(iter(difflib.get_close_matches(name, list(available), n=1, cutoff=0.0)), "...")
+
+
+def _start(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

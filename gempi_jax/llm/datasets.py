@@ -1,0 +1,166 @@
+"""Rows from files and lists, and which rows each step takes."""
+
+import functools
+import importlib
+import json
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from gempi_jax.llm.columns import ColumnNames, DataError, Row, check_row, rename_columns
+
+
+def load_rows(
+    source: str | pathlib.Path | Iterable[Row],
+    *,
+    columns: ColumnNames | None = None,
+    required: Sequence[str] = ("prompt",),
+) -> list[Row]:
+    """All rows of a dataset, renamed and checked.
+
+    Args:
+      source: a ``.jsonl``, ``.json`` or ``.parquet`` file, a folder of such files or one that ``datasets`` saved, or
+        rows in memory.
+      columns: names in the source to names here, ``{"question": "prompt"}``; a list gives a column several names.
+      required: columns that every row must have (after renaming).
+
+    Raises:
+      FileNotFoundError: nothing is at the path.
+      ImportError: a library for the format is missing; names the line that installs it.
+      DataError: a malformed row (with file and line), a missing column, a value of a wrong type, no rows at all.
+    """
+    if isinstance(source, (str, pathlib.Path)):
+        name, rows = str(source), _read(pathlib.Path(source).expanduser())
+    else:
+        name, rows = "the dataset", ((f"row {index}", row) for index, row in enumerate(source))
+    loaded = [prepare_row(row, where, columns, required) for where, row in rows]
+    if not loaded:
+        raise DataError(f"{name} is empty; there has to be at least one row.")
+    return loaded
+
+
+def prepare_row(row: Any, where: str, columns: ColumnNames | None, required: Sequence[str]) -> Row:
+    """One row, renamed and checked; see ``load_rows``."""
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a row has to be an object with named columns, not {str(row)[:60]!r}.")
+    row = rename_columns(row, columns or {}, where)
+    check_row(row, required, where)
+    return row
+
+
+def parse_line(line: bytes, where: str) -> Any:
+    """The value of a line of JSON; an error shows the place and how the line starts."""
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: not UTF-8 ({error.reason} at byte {error.start}); it starts {line[:60]!r}."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        start = line[:60].decode("utf-8", "replace").rstrip()
+        raise DataError(
+            f"{where}: not JSON ({error}); it starts {start!r}. Put one JSON object on each line."
+        ) from error
+
+
+def batch_indices(num_rows: int, batch_size: int, step: int, seed: int) -> Int[np.ndarray, " B"]:
+    """The rows of a step: a new permutation in each epoch, and nothing to remember between steps.
+
+    Steps read the permutations one behind the other: a batch at the end of an epoch is filled from the next, and no row
+    is left out.
+
+    Args:
+      num_rows: of the dataset.
+      batch_size: B.
+      step: from 0.
+      seed: of the order.
+
+    Raises:
+      ValueError: where there are no rows, an empty batch or a negative step.
+    """
+    if num_rows < 1 or batch_size < 1 or step < 0:
+        raise ValueError(
+            f"batch_indices: num_rows {num_rows}, batch_size {batch_size}, step {step}; the first two have to be 1 or "
+            "more, the step 0 or more."
+        )
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, places = np.divmod(positions, num_rows)
+    return np.array([_permutation(num_rows, int(e), seed)[p] for e, p in zip(epochs, places, strict=True)], np.int64)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(num_rows: int, epoch: int, seed: int) -> Int[np.ndarray, " N"]:
+    return np.random.default_rng([seed % 2**64, epoch]).permutation(num_rows)
+
+
+def _read(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+    """(place, row) of each row of a file or folder."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no dataset at {path}; give the path of a file or folder that exists.")
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix not in _READERS:
+        raise DataError(f"{path}: the ending {path.suffix!r} is not known; use one of {', '.join(_READERS)}.")
+    return _READERS[path.suffix](path)
+
+
+def _read_folder(folder: pathlib.Path) -> Iterator[tuple[str, Any]]:
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(child.name for child in folder.iterdir() if child.is_dir())
+        raise DataError(f"{folder} holds several splits; give the folder of one: {', '.join(splits)}.")
+    if (folder / "state.json").is_file():
+        dataset = _library("datasets", folder).load_from_disk(str(folder))
+        yield from ((f"{folder}, row {index}", dict(row)) for index, row in enumerate(dataset))
+        return
+    files = sorted(file for file in folder.iterdir() if file.suffix in _READERS)
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no dataset; expected files that end in {', '.join(_READERS)}.")
+    for file in files:
+        yield from _READERS[file.suffix](file)
+
+
+def _read_jsonl(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if line.strip():
+                yield f"{path}:{number}", parse_line(line, f"{path}:{number}")
+
+
+def _read_json(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+    """A list of rows in one file; many files of this ending hold lines in truth."""
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if not content.lstrip().startswith(b"["):
+        yield from _read_jsonl(path)
+        return
+    yield from ((f"{path}, row {index}", row) for index, row in enumerate(parse_line(content, str(path))))
+
+
+def _read_parquet(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+    parquet = _library("pyarrow.parquet", path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            index = 0
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    yield f"{path}, row {index}", row
+                    index += 1
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a Parquet file that can be read: {error}") from error
+
+
+_READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
+
+
+def _library(name: str, path: pathlib.Path) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.split(".")[0]
+        raise ImportError(
+            f"{path}: reading it needs {package}, which is not installed: pip install {package}"
+        ) from error
