@@ -20,6 +20,8 @@ _VARIABLES = {"#0a0b01": "ink", "#0a0b02": "muted", "#0a0b03": "rule", "#0a0b04"
 _VARIABLES |= {f"#0a0c0{index}": f"c{index}" for index in range(1, 7)}
 _COLORS = {name: color for color, name in _VARIABLES.items()}
 NUM_COLORS = 6
+# A curve is a running mean over 1/25 of its points; an evaluation now and then stays as it is.
+_POINTS_PER_WINDOW = 25
 
 _STYLE = {
     "svg.fonttype": "none",  # text stays text
@@ -40,7 +42,7 @@ _STYLE = {
 
 
 class Line(NamedTuple):
-    """A metric in a panel; a name that ends in ``/*`` stands for all metrics below it."""
+    """A metric in a panel; a name that ends in ``*`` stands for all metrics that begin so."""
 
     metric: str
     label: str
@@ -128,16 +130,23 @@ PANELS = (
 
 def curves_of(run: Run, panel: Panel, phase: str | None = None) -> list[Curve]:
     """The panel's lines for which the run has values."""
-    names, curves = run.names(), []
-    for line in panel.lines:
-        prefix = line.metric.removesuffix("*")
-        matching = [name for name in names if name.startswith(prefix)] if line.metric.endswith("*") else [line.metric]
-        for name in matching:
-            series = run.series(name, phase)
-            suffix = name.removeprefix(prefix).strip("/") if len(matching) > 1 or line.metric.endswith("/*") else ""
-            if len(series.steps):
-                curves.append(Curve(f"{line.label}, {suffix}" if suffix else line.label, (series,)))
+    curves = []
+    for label, name in expand(panel, run.names()):
+        series = run.series(name, phase)
+        if len(series.steps):
+            curves.append(Curve(label, (series,)))
     return curves[:NUM_COLORS]
+
+
+def expand(panel: Panel, names: Sequence[str]) -> list[tuple[str, str]]:
+    """The panel's lines as (label, metric), a ``*`` at a name's end replaced by what was recorded."""
+    found = []
+    for label, metric in ((line.label, line.metric) for line in panel.lines):
+        prefix = metric.removesuffix("*")
+        for name in (name for name in names if name == metric or (metric != prefix and name.startswith(prefix))):
+            suffix = name[len(prefix) :].strip("/")
+            found.append((f"{label}, {suffix}" if suffix else label, name))
+    return found
 
 
 def draw(curves: Sequence[Curve], panel: Panel, *, name: str, run: Run | None = None, width: float = 4.2) -> str:
@@ -167,21 +176,26 @@ def draw(curves: Sequence[Curve], panel: Panel, *, name: str, run: Run | None = 
 def _draw_curve(axes, curve: Curve, color: str, panel: Panel) -> np.ndarray:
     """Draws one curve; returns the values that must be visible."""
     if len(curve.series) > 1:
-        mean = band(curve.series)
+        mean = band([_calm(one) for one in curve.series])
         axes.fill_between(mean.steps, mean.low, mean.high, color=color, alpha=0.16, linewidth=0)
         axes.plot(mean.steps, mean.mean, color=color, linewidth=1.8)
-        return np.concatenate([mean.mean, mean.low, mean.high])
+        # Means have widened spikes to the width of their window.
+        window = 2 * (len(mean.steps) // _POINTS_PER_WINDOW) + 9
+        return np.concatenate([running_median(values, window) for values in (mean.mean, mean.low, mean.high)])
     steps, values = curve.series[0]
     if panel.sparse or curve.label.startswith("held"):
         axes.plot(steps, values, color=color, linewidth=1.8, marker="o", markersize=3.4 if len(steps) < 60 else 0)
         return values
-    window = max(1, len(values) // 25)
-    smoothed = smooth(values, window)
-    if window > 1:
+    smoothed = _calm(curve.series[0]).values
+    if len(values) >= 2 * _POINTS_PER_WINDOW:
         axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.35)
     axes.plot(steps, smoothed, color=color, linewidth=1.8, marker="o" if len(steps) == 1 else "")
     # One wild value must not flatten all others: a spike may leave the frame.
     return np.concatenate([running_median(values, 9), np.quantile(values, [0.02, 0.98])])
+
+
+def _calm(series: Series) -> Series:
+    return Series(series.steps, smooth(series.values, max(1, len(series.values) // _POINTS_PER_WINDOW)))
 
 
 def _frame(axes, panel: Panel, visible: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +54,16 @@ def rounded(value: float) -> str:
 def percent(value: float) -> str:
     """A share, in per cent with one decimal."""
     return f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+    """A difference of shares, in percentage points, without their name."""
+    return f"{100 * value:.1f}"
+
+
+def signed(form: Callable[[float], str]) -> Callable[[float], str]:
+    """The form with a plus before what is above zero."""
+    return lambda value: ("+" if value > 0 else "") + form(value)
 
 
 def duration(seconds: float) -> str:
@@ -117,6 +127,8 @@ def seconds(run: Run, phase: str | None = None) -> float:
 def phase_table(run: Run) -> Table:
     """One row per phase: what it did, how long it took, what it was worth."""
     metric = headline_metric(run)
+    accuracy = metric is not None and is_accuracy(run, metric)
+    form = percent if accuracy else number
     before, rows = math.nan, []
     for phase in run.phases:
         series = run.series(metric, phase.name) if metric else None
@@ -128,15 +140,26 @@ def phase_table(run: Run) -> Table:
             (
                 phase_label(run, phase),
                 f"{phase.first} – {phase.last}",
-                _or_dash(before, number),
-                _or_dash(after, number),
-                _or_dash(after - before, lambda gain: f"{gain:+.3f}"),
+                or_dash(before, form),
+                or_dash(after, form),
+                or_dash(after - before, signed(points if accuracy else number)),
                 duration(seconds(run, phase.name)),
                 number(float(np.median(speed))) if len(speed) else "–",
             )
         )
         before = after if math.isfinite(after) else before
-    return Table(("phase", "steps", f"{metric} before", "after", "gain", "time in steps", "tokens/s"), rows)
+    return Table(
+        (
+            "phase",
+            "steps",
+            f"{metric} before",
+            "after",
+            "gain, points" if accuracy else "gain",
+            "time in steps",
+            "tokens/s",
+        ),
+        rows,
+    )
 
 
 def time_shares(run: Run) -> list[tuple[str, float]]:
@@ -170,7 +193,8 @@ def _setting(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _or_dash(value: float, form) -> str:
+def or_dash(value: float, form: Callable[[float], str]) -> str:
+    """The formatted value, or a dash where there is none."""
     return form(value) if math.isfinite(value) else "–"
 
 
@@ -194,9 +218,15 @@ def group_labels(runs: Sequence[Run]) -> list[str]:
     """One label per run; runs that differ in the seed alone share theirs, which names the settings that differ."""
     settings = [seed_free(run.config) if run.config else {"workdir": run.name} for run in runs]
     keys = sorted({key for one in settings for key in one if any(one[key] != other.get(key) for other in settings)})
+    short = {key: key.rpartition(".")[2] for key in keys}
+    names = {key: short[key] if list(short.values()).count(short[key]) == 1 else key for key in keys}
     labels = []
     for run, one in zip(runs, settings, strict=True):
-        different = [f"{key}={one[key]}" for key in keys if key in one]
+        different = [_difference(names[key], one[key]) for key in keys if key in one]
         final = phase_label(run, run.phases[-1]) if run.phases else run.name
         labels.append(", ".join(different[:3]) + (", …" if len(different) > 3 else "") if different else final)
     return labels
+
+
+def _difference(key: str, value: str) -> str:
+    return METHOD_NAMES.get(value, value) if key == "method" else f"{key}={value}"
