@@ -1,0 +1,48 @@
+"""Trains what a config describes.
+
+    python -m experiments.train --config=FILE[:arg] --workdir=DIR [--config.key=value ...]
+
+Started again with the same command, a run goes on where it was; with another config, its workdir is refused.
+"""
+
+import logging
+import pathlib
+import sys
+
+from absl import app, flags
+from gempi_jax.training.preemption import Preempted
+from ml_collections import config_flags
+
+from gempi_jax.report import write_report
+from gempi_jax.runners.build import settings_from_config
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The run, e.g. configs/llm/arithmetic.py:vmpo.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything of the run goes.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> int | None:
+    """Runs, and turns expected mistakes into one readable message and exit status 2."""
+    if len(argv) > 1:
+        print(f"unexpected arguments {argv[1:]}: settings are given as --config.key=value", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    from gempi_jax.runners.llm import run  # after the flags are known to be right: importing jax takes seconds
+
+    config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+    try:
+        export = run(settings_from_config(config), workdir, config.to_dict())
+    except Preempted as stop:
+        print(f"stopped as asked: {stop}; the same command goes on from there")
+        return 0
+    except (ValueError, FileNotFoundError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"exported to {export}; report: {write_report(workdir)}")
+    return None
+
+
+if __name__ == "__main__":
+    app.run(main)

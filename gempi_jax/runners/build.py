@@ -1,0 +1,132 @@
+"""Configs end here: names become functions, dictionaries become typed settings, mistakes become errors with a fix."""
+
+import dataclasses
+import difflib
+import inspect
+import types
+import typing
+from typing import Any
+
+import ml_collections
+
+from gempi_jax.em import Dual, Reduction, Scope, Score, Solved
+from gempi_jax.methods import METHODS
+from gempi_jax.methods.base import Method
+from gempi_jax.runners.settings import PhaseSettings, RunSettings
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "temperature": {"dual": Dual(), "solved": Solved()},
+    "score": {score.value: score for score in Score},
+    "scope": {scope.value: scope for scope in Scope},
+    "reduction": {reduction.value: reduction for reduction in Reduction},
+}
+"""Arguments of methods whose values are types: how a config writes them."""
+
+
+def settings_from_config(config: ml_collections.ConfigDict | dict) -> RunSettings:
+    """Reads a config into typed settings.
+
+    A config's ``phases`` is a tuple of names, and each name is a section of the config with that phase's settings.
+
+    Args:
+      config: the whole config.
+
+    Returns:
+      The settings.
+
+    Raises:
+      ValueError: an unknown key (with the nearest valid name), a wrong type, or a value out of range.
+    """
+    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    names = values.pop("phases", None)
+    if not names or isinstance(names, str):
+        raise ValueError(f"config.phases = {names!r}: must be a tuple of section names, e.g. ('sft', 'rl')")
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ValueError(f"config.phases names {missing[0]!r}, but the config has no section {missing[0]!r}")
+    phases = {name: _read(PhaseSettings, values.pop(name), f"config.{name}") for name in names}
+    return _read(RunSettings, {**values, "phases": phases}, "config")
+
+
+def method_from_settings(name: str, phase: PhaseSettings) -> Method:
+    """The method of a phase.
+
+    Args:
+      name: of the phase's section, for errors.
+      phase: its settings.
+
+    Raises:
+      ValueError: an unknown method or argument (with the nearest valid name), or a value that the method refuses.
+    """
+    factory = lookup(METHODS, phase.method, f"config.{name}.method")
+    valid = inspect.signature(factory).parameters
+    arguments = {}
+    for key, value in phase.method_args.items():
+        place = f"config.{name}.method_args.{key}"
+        if key not in valid:
+            raise ValueError(f"{place}: {phase.method} has no such argument; {_suggest(key, valid)}")
+        arguments[key] = lookup(OPTIONS[key], value, place) if key in OPTIONS else value
+    try:
+        return factory(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config.{name}.method_args = {phase.method_args!r}: {error}") from error
+
+
+def lookup(table: dict[str, Any], name: str, place: str) -> Any:
+    """The entry of a literal dictionary that a string names.
+
+    Raises:
+      ValueError: an unknown name, with the nearest valid one.
+    """
+    if name not in table:
+        raise ValueError(f"{place} = {name!r}: {_suggest(name, table)}")
+    return table[name]
+
+
+def _suggest(name: str, valid) -> str:
+    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    listing = ", ".join(sorted(valid))
+    return (f"did you mean {near[0]!r}? " if near else "") + f"Valid: {listing}"
+
+
+def _read(cls, values, place: str):
+    if not isinstance(values, dict):
+        raise ValueError(f"{place} = {values!r}: must be a section with the fields of {cls.__name__}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            raise ValueError(f"{place}.{key}: unknown key; {_suggest(key, fields)}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ValueError(f"{place}.{name}: missing; a run needs it")
+    read = {key: _value(hints[key], value, f"{place}.{key}") for key, value in values.items()}
+    try:
+        return cls(**read)
+    except ValueError as error:
+        prefix = "" if str(error).startswith(place) else f"{place}."
+        raise ValueError(f"{prefix}{error}") from None
+
+
+def _value(hint, value, place: str):
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else _read(hint, value, place)
+    if origin in (typing.Union, types.UnionType):
+        return value
+    if origin is dict:
+        return _dictionary(typing.get_args(hint), value, place)
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"{place} = {value!r}: must be of type {hint.__name__}, is {type(value).__name__}")
+    return value
+
+
+def _dictionary(hints, value, place: str):
+    if not isinstance(value, dict):
+        raise ValueError(f"{place} = {value!r}: must be a section, is {type(value).__name__}")
+    return {key: _value(hints[1], item, f"{place}.{key}") for key, item in value.items()}

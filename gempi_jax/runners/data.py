@@ -1,0 +1,142 @@
+"""The host's side of an iteration: which rows a batch takes, their tokens, and what rewards say of completions.
+
+Text becomes tokens once, before training; what the policy writes is decoded for the reward functions only and never
+encoded again.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from gempi_jax.llm.datasets import batch_indices
+from gempi_jax.llm.generate import Completions
+from gempi_jax.llm.packing import Padded, TooLong, encode_completions, encode_prompts, pad_batch
+from gempi_jax.llm.rewards import RewardSpec, compute_rewards
+from gempi_jax.runners.world import Batch
+
+Row = dict[str, Any]
+
+
+class Prompts(NamedTuple):
+    """Prompts of a batch, right-padded: tokens [G, P], lengths [G], and their rows."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    rows: list[Row]
+
+
+class Rewarded(NamedTuple):
+    """Rewards [G, K], whether all are finite, and metrics of them."""
+
+    rewards: np.ndarray
+    finite: bool
+    metrics: dict[str, float]
+
+
+class Source:
+    """Rows with their tokens, served in batches that depend on the step and the seed alone.
+
+    Args:
+      rows: with ``prompt``, for demonstrations ``completion``, for scored data ``reward`` too.
+      tokenizer: of the policy.
+      rewards: applied to what the policy writes.
+      batch_prompts: G.
+      max_prompt_length: P, tokens.
+      max_completion_length: C, tokens.
+      long_prompts: policy for prompts beyond P.
+      seed: of the order.
+
+    Attributes:
+      num_dropped, num_truncated: prompts that were longer than P, by policy.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        tokenizer: PreTrainedTokenizerBase,
+        rewards: Sequence[RewardSpec],
+        *,
+        batch_prompts: int,
+        max_prompt_length: int,
+        max_completion_length: int,
+        long_prompts: TooLong,
+        seed: int,
+    ):
+        encoded = encode_prompts(tokenizer, [row["prompt"] for row in rows], max_prompt_length, long_prompts)
+        self.num_dropped, self.num_truncated = encoded.num_dropped, encoded.num_truncated
+        self.rows = [rows[i] for i in encoded.kept]
+        if not self.rows:
+            raise ValueError(
+                f"all {len(rows)} prompts are longer than data.max_prompt_length = {max_prompt_length} tokens: raise it"
+            )
+        # As wide as the longest prompt that is left: one shape, and no column of padding alone.
+        self._prompts = pad_batch(encoded.tokens, lambda longest: longest)
+        self._tokenizer, self._rewards = tokenizer, rewards
+        self._batch, self._seed, self._length = batch_prompts, seed, max_completion_length
+
+    def prompts(self, step: int) -> tuple[Prompts, np.ndarray]:
+        """The prompts of an iteration, and the indices of their rows."""
+        index = batch_indices(len(self.rows), self._batch, step, self._seed)
+        return self.take(index), index
+
+    def take(self, index: np.ndarray) -> Prompts:
+        """The prompts of given rows."""
+        return Prompts(self._prompts.tokens[index], self._prompts.lengths[index], [self.rows[i] for i in index])
+
+    def completions(self, prompts: Prompts, index: np.ndarray) -> Batch:
+        """A batch of the dataset's own completions, K = 1, with its rewards where it has them."""
+        tokens, lengths = self._completions.tokens[index][:, None], self._completions.lengths[index][:, None]
+        rewards = np.array([[float(row.get("reward", 0.0))] for row in prompts.rows], np.float32)
+        return Batch(
+            prompts=prompts.tokens,
+            prompt_lengths=prompts.lengths,
+            completions=tokens,
+            mask=np.arange(tokens.shape[-1]) < lengths[..., None],
+            sampler_shift=np.zeros(rewards.shape, np.float32),
+            rewards=rewards,
+            index=np.arange(len(index), dtype=np.int32),
+        )
+
+    def rewards(self, prompts: Prompts, completions: Completions) -> Rewarded:
+        """What the reward functions give to each completion [G, K]."""
+        texts = self.texts(completions)
+        rows = [row for row in prompts.rows for _ in range(completions.tokens.shape[1])]
+        result = compute_rewards(self._rewards, [row["prompt"] for row in rows], texts, _columns(rows))
+        rewards = result.total.reshape(completions.lengths.shape)
+        metrics = {
+            "reward": float(rewards.mean()),
+            "reward_std": float(rewards.std()),
+            "frac_reward_zero_std": float((rewards.std(axis=1) < 1e-6).mean()),
+            "completions/mean_length": float(completions.lengths.mean()),
+            "completions/clipped_ratio": float(1.0 - self.ended(completions).mean()),
+        }
+        metrics |= {f"rewards/{name}/mean": float(np.nanmean(values)) for name, values in result.by_name.items()}
+        return Rewarded(rewards, bool(result.finite.all()), metrics)
+
+    def texts(self, completions: Completions) -> list[str]:
+        """Completions decoded, without special tokens, groups before samples."""
+        length = completions.tokens.shape[-1]
+        tokens, lengths = completions.tokens.reshape(-1, length), completions.lengths.reshape(-1)
+        rows = [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
+        return self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def ended(self, completions: Completions) -> np.ndarray:
+        """Which completions [G, K] wrote an end token."""
+        last = np.take_along_axis(completions.tokens, np.maximum(completions.lengths - 1, 0)[..., None], -1)[..., 0]
+        return last == self._tokenizer.eos_token_id
+
+    @functools.cached_property
+    def _completions(self) -> Padded:
+        """Completions end with the end token; one that is longer than C is an error, for it would be learnt cut."""
+        texts = [row["completion"] for row in self.rows]
+        encoded = encode_completions(self._tokenizer, texts, self._length, TooLong.ERROR)
+        return pad_batch(encoded.tokens, self._length)
+
+
+def _columns(rows: list[Row]) -> dict[str, list[Any]]:
+    """Extra columns reach the reward functions by name."""
+    names = sorted(set(rows[0]) - {"prompt", "completion"})
+    return {name: [row.get(name) for row in rows] for name in names}

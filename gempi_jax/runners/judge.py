@@ -1,0 +1,77 @@
+"""Held-out evaluation: greedy completions, judged by the run's own rewards."""
+
+import jax
+import numpy as np
+
+from gempi_jax.llm.generate import Completions, generate
+from gempi_jax.runners.data import Source
+from gempi_jax.runners.phase import Compiled, Resources
+from gempi_jax.training.loop import Judged
+from gempi_jax.training.state import TrainState
+
+
+class Judge:
+    """Greedy pass over all held-out prompts.
+
+    Args:
+      source: held-out rows.
+      resources: of the run.
+      max_completion_length: tokens.
+      batch_prompts: prompts generated for at a time.
+      num_samples: how many completions are kept as text.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        resources: Resources,
+        *,
+        max_completion_length: int,
+        batch_prompts: int,
+        num_samples: int,
+    ):
+        def greedy(params, prompts, lengths, key):
+            return generate(
+                resources.policy.model,
+                params,
+                prompts,
+                lengths,
+                key,
+                num_samples=1,
+                max_new_tokens=max_completion_length,
+                temperature=0.0,
+                eos_id=resources.eos_ids,
+                pad_id=resources.pad_id,
+            )
+
+        self._greedy, self._source, self._place = Compiled(greedy), source, resources.place
+        self._batch, self._num_samples = batch_prompts, num_samples
+
+    def __call__(self, state: TrainState) -> Judged:
+        """Mean reward as ``heldout/accuracy`` (for rewards of 0 and 1 it is one), by function, and lengths."""
+        prompts = self._source.take(np.arange(len(self._source.rows)))
+        completions = self._complete(state, prompts)
+        rewarded = self._source.rewards(prompts, completions)
+        metrics = {f"heldout/{name}": value for name, value in rewarded.metrics.items() if not name.endswith("std")}
+        metrics["heldout/accuracy"] = metrics.pop("heldout/reward")
+        texts = self._source.texts(completions)
+        samples = [
+            {
+                "prompt": row["prompt"],
+                "completion": text,
+                "reward": float(reward),
+                **({"answer": str(row["answer"])} if "answer" in row else {}),
+            }
+            for row, text, reward in zip(prompts.rows, texts, rewarded.rewards[:, 0], strict=True)
+        ]
+        return Judged(metrics, samples[: self._num_samples])
+
+    def _complete(self, state: TrainState, prompts) -> Completions:
+        """All prompts in batches of one shape; the last is filled up with repetitions that are cut off again."""
+        count = len(prompts.lengths)
+        parts = []
+        for start in range(0, count, self._batch):
+            index = np.arange(start, start + self._batch) % count
+            batch = self._place((prompts.tokens[index], prompts.lengths[index]))
+            parts.append(jax.device_get(self._greedy(state.params["policy"], *batch, state.key)))
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:count], *parts)

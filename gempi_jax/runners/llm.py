@@ -1,0 +1,229 @@
+"""A run of a language model from settings to export: the composition of everything below."""
+
+import dataclasses
+import functools
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gempi_jax.llm import load_pretrained, rewards, save_pretrained
+from gempi_jax.llm.hf.pretrained import Pretrained, new_pretrained
+from gempi_jax.llm.packing import TooLong
+from gempi_jax.llm.tokenizers import Alphabet, train_tokenizer
+from gempi_jax.models import DecoderConfig, ValueHead
+from gempi_jax.runners import phase as phases
+from gempi_jax.runners.build import lookup, method_from_settings
+from gempi_jax.runners.data import Source
+from gempi_jax.runners.judge import Judge
+from gempi_jax.runners.optimizers import build_optimizers
+from gempi_jax.runners.settings import RunSettings
+from gempi_jax.runners.tasks import Task, load_rewards, load_task
+from gempi_jax.runners.world import Policy
+from gempi_jax.training import sharding
+from gempi_jax.training.checkpoint import Checkpointer
+from gempi_jax.training.loop import Phase, train
+from gempi_jax.training.preemption import Preemption
+from gempi_jax.training.progress import Progress
+from gempi_jax.training.state import TrainState
+from gempi_jax.training.writers import Writer, claim_workdir
+
+_logger = logging.getLogger(__name__)
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+TOO_LONG = {policy.value: policy for policy in TooLong}
+
+
+def run(settings: RunSettings, workdir: pathlib.Path, config: dict[str, Any]) -> pathlib.Path:
+    """Trains, or goes on with, the run of a workdir, exports the policy and writes the report.
+
+    Args:
+      settings: of the run.
+      workdir: its folder; one that holds another run is refused.
+      config: what ``config.json`` is to hold.
+
+    Returns:
+      The exported folder.
+
+    Raises:
+      ValueError, FileNotFoundError: a mistake in settings or data; raised before anything is computed.
+      Preempted: the run was asked to end and has saved.
+    """
+    task, reward_specs = load_task(settings), load_rewards(settings)
+    rewards.preflight(reward_specs, task.heldout[:4])
+    pretrained = load_policy(settings, task)
+    plan = Plan(settings, task, reward_specs, pretrained)
+    workdir = claim_workdir(workdir, config)
+    checkpointer = Checkpointer(
+        workdir / "checkpoints", keep=settings.checkpoint.keep, fingerprint={"model": plan.fingerprint()}
+    )
+    restored = checkpointer.restore_latest(lambda host: plan.template(host["phase"]))
+    with (
+        Writer(workdir, resumed_at=None if restored is None else restored.step) as writer,
+        Preemption(checkpointer, grace_seconds=settings.preemption_grace_seconds) as preemption,
+    ):
+        steps = plan.phases(preemption)
+        if restored is None:
+            state, index = steps[0].begin(plan.initial_state()), 0
+        else:
+            state, index = restored.state, restored.host["phase"]
+        state = train(
+            steps,
+            state,
+            phase_index=index,
+            checkpointer=checkpointer,
+            writer=writer,
+            preemption=preemption,
+            progress=Progress(),
+            checkpoint_every=settings.checkpoint.every,
+            max_skips_in_a_row=settings.max_skips_in_a_row,
+        )
+    export = workdir / "export"
+    save_pretrained(export, pretrained._replace(params=jax.device_get(state.params["policy"])))
+    return export
+
+
+def load_policy(settings: RunSettings, task: Task) -> Pretrained:
+    """A checkpoint, or a new decoder with a tokenizer trained on the demonstrations and prompts of the task."""
+    model = settings.model
+    dtype = _activation_dtype(model.dtype)
+    if model.path:
+        pretrained = load_pretrained(model.path)
+        config = pretrained.model.config
+    else:
+        texts = [row["prompt"] + row["completion"] for row in task.demonstrations]
+        texts += [row["prompt"] for row in task.train]
+        tokenizer = train_tokenizer(texts, model.vocab_size, alphabet=Alphabet.SEEN)
+        config = DecoderConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=model.hidden_size,
+            intermediate_size=model.intermediate_size,
+            num_layers=model.num_layers,
+            num_heads=model.num_heads,
+            num_kv_heads=model.num_kv_heads,
+            max_positions=model.max_positions,
+            tie_embeddings=True,
+        )
+        pretrained = new_pretrained(config, tokenizer, jax.random.key(settings.seed))
+    config = dataclasses.replace(config, embedding_dropout=model.dropout, residual_dropout=model.dropout)
+    return pretrained._replace(model=pretrained.model.clone(config=config, dtype=dtype))
+
+
+def _activation_dtype(name: str):
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return lookup(DTYPES, name, "config.model.dtype")
+
+
+class Plan:
+    """Everything that a run is made of, checked before any compute; makes the phases.
+
+    Args:
+      settings: of the run.
+      task: its rows.
+      reward_specs: its rewards.
+      pretrained: the policy at its start.
+    """
+
+    def __init__(
+        self, settings: RunSettings, task: Task, reward_specs: list[rewards.RewardSpec], pretrained: Pretrained
+    ):
+        self.settings, self.pretrained = settings, pretrained
+        self._mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
+        uses_value = any(phase.baseline == "value" for phase in settings.phases.values())
+        self._policy = Policy(pretrained.model, ValueHead() if uses_value else None)
+        too_long = lookup(TOO_LONG, settings.data.long_prompts, "config.data.long_prompts")
+        self._source = functools.partial(
+            Source,
+            tokenizer=pretrained.tokenizer,
+            rewards=reward_specs,
+            max_prompt_length=settings.data.max_prompt_length,
+            long_prompts=too_long,
+        )
+        self._names = list(settings.phases)
+        self._methods = [method_from_settings(name, phase) for name, phase in settings.phases.items()]
+        self._optimizers = [build_optimizers(phase, name) for name, phase in settings.phases.items()]
+        self._sources = [self._phase_source(name, task, reward_specs) for name in self._names]
+        longest = max(phase.max_completion_length for phase in settings.phases.values())
+        self._longest = longest
+        self._heldout = self._source(task.heldout, batch_prompts=1, max_completion_length=longest, seed=0)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint of this run must agree with."""
+        return {name: str(value) for name, value in dataclasses.asdict(self.pretrained.model.config).items()}
+
+    def initial_state(self) -> TrainState:
+        """Parameters before the first phase, in their shards; the rest is filled in by the phases."""
+        key = jax.random.key(self.settings.seed)
+
+        def value_params():
+            if self._policy.value_head is None:
+                return {}
+            hidden = jnp.zeros((1, self.pretrained.model.config.hidden_size))
+            return {"value": self._policy.value_head.init(jax.random.fold_in(key, 1), hidden)["params"]}
+
+        params = {"policy": self.pretrained.params, **value_params()}
+        zero = jnp.zeros((), jnp.int32)
+        state = TrainState(zero, params, (), {}, {}, {}, key, zero, zero)
+        return jax.device_put(state, self._shardings(state))
+
+    def template(self, index: int) -> TrainState:
+        """Shapes and shards of a state of a phase, to restore into."""
+        state = jax.eval_shape(self.initial_state)
+        shape = jax.eval_shape(
+            functools.partial(phases.fresh_state, self._methods[index], self._optimizers[index][0]), state
+        )
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, self._shardings(shape)
+        )
+
+    def phases(self, preemption: Preemption) -> list[Phase]:
+        """The phases, their functions compiled at their first call."""
+        tokenizer = self.pretrained.tokenizer
+        resources = phases.Resources(
+            policy=self._policy,
+            eos_ids=(tokenizer.eos_token_id,),
+            pad_id=tokenizer.pad_token_id,
+            place=functools.partial(sharding.put_batch, mesh=self._mesh),
+            shardings=self._shardings,
+            preemption=preemption,
+            dropout=self.settings.model.dropout > 0,
+        )
+        judge = Judge(
+            self._heldout,
+            resources,
+            max_completion_length=self._longest,
+            batch_prompts=min(self.settings.eval.batch_prompts, len(self._heldout.rows)),
+            num_samples=self.settings.eval.num_samples,
+        )
+        return [self._phase(index, resources, judge) for index in range(len(self._names))]
+
+    def _phase(self, index: int, resources: phases.Resources, judge: Judge) -> Phase:
+        name, method, (optimizer, rate) = self._names[index], self._methods[index], self._optimizers[index]
+        settings = self.settings.phases[name]
+        stages = phases.build_stages(settings, method, optimizer, resources)
+        iteration = phases.Iteration(index, settings, stages, resources, self._sources[index], rate)
+        return Phase(
+            name,
+            settings.num_iterations,
+            functools.partial(phases.begin, method, optimizer, resources),
+            iteration,
+            judge,
+            self.settings.eval.every,
+        )
+
+    def _shardings(self, tree):
+        return sharding.state_shardings(tree, self._mesh)
+
+    def _phase_source(self, name: str, task: Task, reward_specs) -> Source:
+        phase = self.settings.phases[name]
+        rows = task.train if phase.source == "rollout" else task.demonstrations
+        if phase.source == "rollout":
+            rewards.check_columns(reward_specs, set(rows[0]))
+        return self._source(
+            rows,
+            batch_prompts=phase.batch_prompts,
+            max_completion_length=phase.max_completion_length,
+            seed=self.settings.seed,
+        )

@@ -1,0 +1,70 @@
+"""Optimisers by name: the last place where an optimiser's or a schedule's name is a string."""
+
+from collections.abc import Callable
+
+import optax
+
+from gempi_jax.runners.build import lookup
+from gempi_jax.runners.settings import DualSettings, OptimizerSettings, PhaseSettings
+from gempi_jax.training import optimizers
+from gempi_jax.training.step import Optimizers
+
+DECAYS = {
+    "constant": lambda final: optimizers.Constant(),
+    "linear": optimizers.Linear,
+    "cosine": optimizers.Cosine,
+}
+OPTIMIZERS = {
+    "adam": lambda s, **common: optimizers.Adam(b1=s.b1, b2=s.b2, **common),
+    "adamw": lambda s, **common: optimizers.AdamW(b1=s.b1, b2=s.b2, weight_decay=s.weight_decay, **common),
+    "sgd": lambda s, **common: optimizers.SGD(momentum=s.b1, **common),
+    "adafactor": lambda s, **common: optimizers.Adafactor(**common),
+}
+DUAL_OPTIMIZERS = {"adam": optimizers.Adam, "sgd": optimizers.SGD}
+
+
+def build_optimizers(phase: PhaseSettings, name: str) -> tuple[Optimizers, Callable]:
+    """The optimisers of a phase, and the learning rate by update for the log.
+
+    Args:
+      phase: settings.
+      name: of the phase's section, for errors.
+
+    Raises:
+      ValueError: an unknown name or a value out of range, with its place.
+    """
+    total = phase.num_iterations * phase.num_epochs * phase.num_updates
+    place = f"config.{name}.optimizer"
+    try:
+        policy = _optimizer(phase.optimizer, place)
+        value = optimizers.Adam(optimizers.Schedule(phase.value_learning_rate))
+        params = optax.partition(
+            {
+                "policy": optimizers.build(policy, total),
+                "value": optimizers.build(value, total) if phase.baseline == "value" else optax.set_to_zero(),
+            },
+            lambda tree: {key: key for key in tree},
+        )
+        rate = optimizers.learning_rate(policy, total)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+    return Optimizers(params, _duals(phase.duals, total, f"config.{name}.duals")), rate
+
+
+def _optimizer(settings: OptimizerSettings, place: str) -> optimizers.Optimizer:
+    decay = lookup(DECAYS, settings.schedule, f"{place}.schedule")(settings.final_fraction)
+    schedule = optimizers.Schedule(settings.learning_rate, settings.warmup_steps, decay)
+    make = lookup(OPTIMIZERS, settings.name, f"{place}.name")
+    return make(settings, learning_rate=schedule, max_grad_norm=settings.max_grad_norm or None)
+
+
+def _duals(settings: DualSettings, total: int, place: str) -> dict[str, optax.GradientTransformation]:
+    make = lookup(DUAL_OPTIMIZERS, settings.optimizer, f"{place}.optimizer")
+
+    def build(rate: float) -> optax.GradientTransformation:
+        return optimizers.build(make(optimizers.Schedule(rate)), total)
+
+    return {
+        "temperature": build(settings.temperature_learning_rate),
+        "multiplier": build(settings.multiplier_learning_rate),
+    }

@@ -1,0 +1,301 @@
+"""One phase of a language run: the stages of an iteration, compiled, and what happens between them on the host.
+
+    rollout ─► rewards ─► score ─► E-stage ─► M-stage × updates × epochs ─► π_t refreshed
+    (device)   (host)     (device) (device)   (device)
+
+Each stage is one jitted function, so that each is compiled once, timed, and interruptible in between.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from gempi_jax.contracts import Metric, Samples
+from gempi_jax.llm.generate import generate
+from gempi_jax.methods.base import Method
+from gempi_jax.runners.baselines import BASELINES
+from gempi_jax.runners.build import lookup
+from gempi_jax.runners.data import Source
+from gempi_jax.runners.settings import PhaseSettings
+from gempi_jax.runners.world import Batch, Policy, Scored, behaviour, make_world, plain_batch, score_batch
+from gempi_jax.training.preemption import Preemption
+from gempi_jax.training.state import TrainState
+from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, init_dual_opt_state, m_stage, skip_update
+from gempi_jax.types import Array
+
+SAME_MASK = {"same_mask": True, "deterministic": False}
+
+
+class Compiled:
+    """A function compiled at its first call, apart from running it: compiling never holds donated buffers.
+
+    Args:
+      function: plain.
+      donate: positions of arguments whose buffers it may reuse.
+    """
+
+    def __init__(self, function: Callable, donate: tuple[int, ...] = ()):
+        self._jitted = jax.jit(function, donate_argnums=donate)
+        self._compiled = {}
+
+    def prepare(self, *args) -> Callable:
+        """The executable for arguments of these shapes."""
+        leaves, treedef = jax.tree.flatten(args)
+        signature = (tuple(jax.typeof(leaf) for leaf in leaves), treedef)
+        if signature not in self._compiled:
+            self._compiled[signature] = self._jitted.lower(*args).compile()
+        return self._compiled[signature]
+
+    def __call__(self, *args):
+        return self.prepare(*args)(*args)
+
+
+class Resources(NamedTuple):
+    """What all phases of a run share.
+
+    Attributes:
+      policy: the networks.
+      eos_ids, pad_id: of the tokenizer.
+      place: puts a host batch on the mesh, groups over the data axes.
+      shardings: of a state, by the rules.
+      preemption: polled between stages.
+      dropout: whether likelihood passes drop.
+    """
+
+    policy: Policy
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    place: Callable[[PyTree], PyTree]
+    shardings: Callable[[PyTree], PyTree]
+    preemption: Preemption
+    dropout: bool
+
+
+class Stages(NamedTuple):
+    """The jitted functions of an iteration."""
+
+    rollout: Compiled
+    score: Compiled
+    e_step: Compiled
+    update: Compiled
+    skip: Compiled
+    finish: Compiled
+
+
+def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, resources: Resources) -> Stages:
+    """Compiles nothing yet; the first call of each stage does."""
+    policy = resources.policy if phase.baseline == "value" else resources.policy._replace(value_head=None)
+    baseline = lookup(BASELINES, phase.baseline, "baseline")
+    update_groups = phase.batch_prompts // phase.num_updates
+    world = make_world(
+        policy,
+        method,
+        dropout=resources.dropout,
+        same_mask=lookup(SAME_MASK, phase.trust_region_dropout, "trust_region_dropout"),
+        num_update_samples=update_groups * phase.num_generations,
+    )
+
+    def rollout(state: TrainState, prompts: Array, lengths: Array, key: Array):
+        completions = generate(
+            policy.model,
+            behaviour(state),
+            prompts,
+            lengths,
+            key,
+            num_samples=phase.num_generations,
+            max_new_tokens=phase.max_completion_length,
+            temperature=phase.temperature,
+            top_k=phase.top_k or None,
+            top_p=phase.top_p if phase.top_p < 1 else None,
+            eos_id=resources.eos_ids,
+            pad_id=resources.pad_id,
+        )
+        shift = (completions.sampler_log_probs - completions.model_log_probs).sum(-1)
+        return completions, shift
+
+    def score(state: TrainState, batch: Batch):
+        if not method.anchors and method.trust_region is None and policy.value_head is None:
+            return *plain_batch(batch, 1), {}
+        return score_batch(policy, method, baseline, phase.normalize_advantages, state, batch)
+
+    def update(state: TrainState, scored: Scored, weights: Array, chosen: Array, key: Array, target):
+        part = jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), scored)
+        # A part's loss stands for the whole batch's: its weights are scaled by the number of parts.
+        weights = jnp.take(weights, chosen, axis=0) * phase.num_updates
+        target = target._replace(weights=weights)
+        state, metrics = m_stage(
+            method, world, optimizers, state, part, target, key, num_microbatches=phase.num_microbatches
+        )
+        return settled(state), metrics
+
+    def e_step(state: TrainState, samples: Samples):
+        state, target = e_stage(method, optimizers, state, samples, num_dual_steps=phase.duals.num_temperature_steps)
+        return settled(state), target
+
+    def finish(state: TrainState):
+        return settled(finish_iteration(state, old_period=phase.old_period, old_ema_decay=phase.old_ema_decay))
+
+    def settled(state: TrainState) -> TrainState:
+        """The state comes out in the shards that it came in."""
+        return jax.lax.with_sharding_constraint(state, resources.shardings(state))
+
+    return Stages(
+        Compiled(rollout),
+        Compiled(score),
+        Compiled(e_step),
+        Compiled(update, donate=(0,)),
+        Compiled(lambda state: settled(skip_update(state))),
+        Compiled(finish, donate=(0,)),
+    )
+
+
+def fresh_state(method: Method, optimizers: Optimizers, state: TrainState) -> TrainState:
+    """The first state of a phase: the parameters and the key stay, everything else is new."""
+    duals = method.init()
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=state.params,
+        opt_state=optimizers.params.init(state.params),
+        duals=duals,
+        dual_opt_state=init_dual_opt_state(optimizers, duals),
+        snapshots={name: jax.tree.map(jnp.copy, state.params["policy"]) for name in method.snapshots},
+        key=state.key,
+        skipped=state.skipped,
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def begin(method: Method, optimizers: Optimizers, resources: Resources, state: TrainState) -> TrainState:
+    """:func:`fresh_state`, born in its shards."""
+    make = functools.partial(fresh_state, method, optimizers)
+    return jax.jit(make, out_shardings=resources.shardings(jax.eval_shape(make, state)))(state)
+
+
+class Iteration:
+    """One iteration of a phase; the only place where stages meet the host.
+
+    Args:
+      index: of the phase, which keeps its random numbers apart from other phases'.
+      phase: settings.
+      stages: compiled functions.
+      resources: of the run.
+      source: makes batches and rewards on the host.
+      learning_rate: of an optimiser step.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        phase: PhaseSettings,
+        stages: Stages,
+        resources: Resources,
+        source: Source,
+        learning_rate: Callable[[int], float],
+    ):
+        self.phase, self.stages, self.resources = phase, stages, resources
+        self.source, self.learning_rate, self.index = source, learning_rate, index
+
+    def __call__(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
+        clock = Clock()
+        step = int(state.step)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, self.index), step)
+        batch, row, finite = self._batch(state, step, key, clock)
+        self.resources.preemption.poll()
+        if finite:
+            state, metrics = self._learn(state, batch, key, clock)
+            row |= metrics
+        else:
+            state = self.stages.skip(state)
+        self.resources.preemption.releasing()
+        state = self.stages.finish.prepare(state)(state)
+        return state, row | self._account(state, step, batch, clock)
+
+    def _batch(self, state, step, key, clock) -> tuple[Batch, dict[str, float], bool]:
+        prompts, index = self.source.prompts(step)
+        if self.phase.source != "rollout":
+            batch = self.source.completions(prompts, index)
+            return self.resources.place(batch), {}, bool(np.isfinite(batch.rewards).all())
+        tokens, lengths = self.resources.place((prompts.tokens, prompts.lengths))
+        completions, shift = self.stages.rollout(state, tokens, lengths, jax.random.fold_in(key, 0))
+        host = jax.device_get(completions)
+        clock.lap("generate")
+        self.resources.preemption.poll()
+        scored = self.source.rewards(prompts, host)
+        clock.lap("reward")
+        groups = np.arange(len(prompts.lengths), dtype=np.int32)
+        batch = Batch(tokens, lengths, completions.tokens, completions.mask, shift, scored.rewards, groups)
+        return self.resources.place(batch), scored.metrics, scored.finite
+
+    def _learn(self, state, batch, key, clock):
+        scored, samples, metrics = self.stages.score(state, batch)
+        jax.block_until_ready(scored)
+        clock.lap("score")
+        self.resources.preemption.poll()
+        e_state, target = self.stages.e_step(state, samples)
+        jax.block_until_ready(target)
+        clock.lap("e_step")
+        weights, rest = target.weights, target._replace(weights=jnp.zeros(()), metrics={})
+        updates = []
+        for number, (chosen, update_key) in enumerate(self._parts(key)):
+            args = (e_state, scored, weights, chosen, update_key, rest)
+            update = self.stages.update.prepare(*args)
+            if number == 0:
+                self.resources.preemption.poll()
+                self.resources.preemption.releasing()
+            e_state, part = update(*args)
+            updates.append(part)
+        jax.block_until_ready(e_state.params)
+        clock.lap("m_step")
+        return e_state, _means(metrics | target.metrics | _total(updates))
+
+    def _parts(self, key):
+        """Groups of each optimiser step, freshly shuffled every epoch, and its dropout key."""
+        groups = self.phase.batch_prompts
+        for epoch in range(self.phase.num_epochs):
+            epoch_key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
+            order = jax.random.permutation(epoch_key, groups).reshape(self.phase.num_updates, -1)
+            for number in range(self.phase.num_updates):
+                yield order[number], jax.random.fold_in(epoch_key, number)
+
+    def _account(self, state, step, batch, clock) -> dict[str, float]:
+        updates_per_iteration = self.phase.num_updates * self.phase.num_epochs
+        num_tokens = float(jax.device_get(batch.mask.sum() + batch.prompt_lengths.sum()))
+        row = {
+            "num_tokens": num_tokens,
+            "learning_rate": float(self.learning_rate((step + 1) * updates_per_iteration - 1)),
+            "skipped_updates": float(jax.device_get(state.skipped)),
+        }
+        seconds = clock.total()
+        times = {f"timing_s/{name}": value for name, value in clock.laps.items()}
+        return row | times | {"step_time": seconds, "perf/tokens_per_second": num_tokens / seconds}
+
+
+class Clock:
+    """Wall seconds between laps."""
+
+    def __init__(self):
+        self.start = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Names the time since the last lap."""
+        now = time.perf_counter()
+        self.laps[name], self.last = now - self.last, now
+
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start
+
+
+def _total(parts: list[dict[str, Metric]]) -> dict[str, Metric]:
+    return jax.tree.map(lambda *values: sum(values), *parts)
+
+
+def _means(metrics: dict[str, Metric]) -> dict[str, float]:
+    return {name: float(metric.mean()) for name, metric in jax.device_get(metrics).items()}

@@ -1,0 +1,214 @@
+"""What a run of a language model is, as typed values: every field of a config is a field here, with its unit.
+
+``runners.build`` turns a config into these and checks types and names on the way; nothing below it sees a config.
+"""
+
+import dataclasses
+from typing import Any
+
+
+def _require(condition: bool, place: str, value, fix: str) -> None:
+    if not condition:
+        raise ValueError(f"{place} = {value!r}: {fix}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The policy: a checkpoint folder, or a decoder made here with a tokenizer trained on the spot.
+
+    Attributes:
+      path: a Hugging Face folder; empty makes a new model from the fields below.
+      num_layers, hidden_size, num_heads, num_kv_heads, intermediate_size: of a new model.
+      max_positions: longest sequence of a new model, tokens.
+      vocab_size: of the tokenizer trained on the spot.
+      dropout: rate on embeddings and residual branches, in the M-step's likelihood only.
+      dtype: of activations: float32, bfloat16, or auto (bfloat16 on accelerators).
+    """
+
+    path: str = ""
+    num_layers: int = 2
+    hidden_size: int = 128
+    num_heads: int = 4
+    num_kv_heads: int = 4
+    intermediate_size: int = 384
+    max_positions: int = 64
+    vocab_size: int = 512
+    dropout: float = 0.0
+    dtype: str = "auto"
+
+    def __post_init__(self):
+        _require(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "a rate is in [0, 1)")
+        for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size", "max_positions"):
+            _require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Where rows come from.
+
+    Attributes:
+      task: arithmetic (generated), stories (generated openings), jsonl (files with TRL's columns).
+      train_path, heldout_path: JSONL files, for task jsonl.
+      columns: names in the file -> names here, e.g. {"question": "prompt"}.
+      num_demonstrations, num_train, num_heldout: rows; 0 takes all of a file.
+      split: which generated problems judge the run: ``tuning`` or ``heldout``.
+      max_prompt_length: tokens.
+      long_prompts: what happens to longer ones: drop, truncate (keeps the end; both are counted), error.
+      prompt_template: text around a prompt, with ``{prompt}`` in it.
+    """
+
+    task: str = "arithmetic"
+    train_path: str = ""
+    heldout_path: str = ""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    num_demonstrations: int = 0
+    num_train: int = 0
+    num_heldout: int = 0
+    split: str = "heldout"
+    max_prompt_length: int = 32
+    long_prompts: str = "drop"
+    prompt_template: str = "{prompt}"
+
+    def __post_init__(self):
+        _require(
+            "{prompt}" in self.prompt_template, "data.prompt_template", self.prompt_template, "needs {prompt} in it"
+        )
+        _require(self.max_prompt_length > 0, "data.max_prompt_length", self.max_prompt_length, "must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """The parameters' optimiser.
+
+    Attributes:
+      name: adamw, adam, sgd (``b1`` is its momentum) or adafactor.
+      learning_rate: the peak.
+      schedule: constant, linear or cosine after the warm-up, down to ``final_fraction`` of the peak.
+      warmup_steps: optimiser steps.
+      weight_decay: of adamw, times the learning rate.
+      b1, b2: decay of the moments.
+      max_grad_norm: the gradient is clipped to this global norm; 0 does not clip.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    final_fraction: float = 0.0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    max_grad_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DualSettings:
+    """Optimisers of the duals: steps on the temperature per E-step, and step sizes."""
+
+    optimizer: str = "adam"
+    num_temperature_steps: int = 1
+    temperature_learning_rate: float = 1e-2
+    multiplier_learning_rate: float = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseSettings:
+    """One stretch of a run with one method.
+
+    Attributes:
+      method: a name of ``gempi_jax.methods.METHODS``, with ``method_args`` for its factory.
+      source: rollout (the policy writes), demonstrations (prompt, completion), or scored (prompt, completion, reward).
+      num_iterations: E-steps.
+      batch_prompts: groups per E-step, over all devices.
+      num_generations: K, samples per prompt.
+      max_completion_length: tokens.
+      temperature, top_k, top_p: of the sampler; top_k = 0 and top_p = 1 truncate nothing.
+      baseline: group_mean, batch_mean, value (a learned V(x)), or zero.
+      normalize_advantages: divides by the batch's standard deviation (DAR).
+      num_updates: optimiser steps per pass over the batch.  num_epochs: passes.
+      num_microbatches: parts of one optimiser step, for memory.
+      trust_region_dropout: same_mask (pi_k and pi_theta drop the same units) or deterministic (D_M drops none).
+      value_learning_rate: of the learned baseline's Adam.
+      old_period: T_target, iterations between refreshes of pi_t.  old_ema_decay: 0 copies.
+    """
+
+    method: str = "vmpo"
+    method_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    source: str = "rollout"
+    num_iterations: int = 100
+    batch_prompts: int = 64
+    num_generations: int = 8
+    max_completion_length: int = 16
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    baseline: str = "group_mean"
+    normalize_advantages: bool = False
+    num_updates: int = 4
+    num_epochs: int = 1
+    num_microbatches: int = 1
+    trust_region_dropout: str = "same_mask"
+    value_learning_rate: float = 1e-3
+    old_period: int = 1
+    old_ema_decay: float = 0.0
+    optimizer: OptimizerSettings = OptimizerSettings()
+    duals: DualSettings = DualSettings()
+
+    def __post_init__(self):
+        for name in (
+            "num_iterations", "batch_prompts", "num_generations", "max_completion_length", "num_updates", "num_epochs",
+            "num_microbatches", "old_period",
+        ):  # fmt: skip
+            _require(getattr(self, name) > 0, name, getattr(self, name), "must be at least 1")
+        parts = self.num_updates * self.num_microbatches
+        _require(
+            self.batch_prompts % parts == 0,
+            "batch_prompts",
+            self.batch_prompts,
+            f"must be a multiple of num_updates * num_microbatches = {parts}",
+        )
+        _require(self.temperature > 0, "temperature", self.temperature, "the policy must be sampled: above 0")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "must be in (0, 1]")
+        _require(0 <= self.old_ema_decay < 1, "old_ema_decay", self.old_ema_decay, "must be in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSettings:
+    """Greedy held-out evaluation every so many iterations (and at a phase's ends); ``num_samples`` are kept as text."""
+
+    every: int = 10
+    batch_prompts: int = 128
+    num_samples: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    """A checkpoint every so many iterations, of which the latest ``keep`` stay."""
+
+    every: int = 10
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings:
+    """Devices along each axis; their product is the number of devices used."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """A whole run: what is trained, on what, judged by what, in which phases."""
+
+    model: ModelSettings
+    data: DataSettings
+    rewards: dict[str, float]
+    phases: dict[str, PhaseSettings]
+    eval: EvalSettings = EvalSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    mesh: MeshSettings = MeshSettings()
+    seed: int = 0
+    max_skips_in_a_row: int = 5
+    preemption_grace_seconds: float = 5.0

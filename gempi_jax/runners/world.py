@@ -1,0 +1,193 @@
+"""The language world as the training step sees it: a batch of completions, and a policy evaluated on it."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from gempi_jax.contracts import Evaluation, Metric, Samples
+from gempi_jax.llm.scoring import hidden_states, score, token_terms
+from gempi_jax.methods.base import Method
+from gempi_jax.runners.baselines import Baseline
+from gempi_jax.training.state import TrainState
+from gempi_jax.training.step import World
+from gempi_jax.types import Array, Params
+
+
+class Batch(NamedTuple):
+    """K completions for each of G prompts, on device.
+
+    Attributes:
+      prompts, prompt_lengths: right-padded.
+      completions: right-padded.
+      mask: the tokens that the policy wrote, its end token included.
+      sampler_shift: log b(y_t) - log pi_t(y_t) at temperature 1: what tempering and truncation changed; 0 of a dataset.
+      rewards: r_i.
+      index: the group's place in the global batch; its dropout masks come from it.
+    """
+
+    prompts: Int[Array, "G P"]
+    prompt_lengths: Int[Array, "G"]
+    completions: Int[Array, "G K C"]
+    mask: Bool[Array, "G K C"]
+    sampler_shift: Float[Array, "G K"]
+    rewards: Float[Array, "G K"]
+    index: Int[Array, "G"]
+
+
+class Scored(NamedTuple):
+    """A batch with what frozen policies say of it.
+
+    Attributes:
+      batch: the batch.
+      features: the prompt's last hidden state under pi_t, for the value baseline.
+      old_log_probs: log pi_t of each token.
+    """
+
+    batch: Batch
+    features: Float[Array, "G D"]
+    old_log_probs: Float[Array, "G K C"]
+
+
+class Policy(NamedTuple):
+    """The networks of a run, without their parameters."""
+
+    model: nn.Module
+    value_head: nn.Module | None
+
+
+def behaviour(state: TrainState) -> Params:
+    """pi_t: the policy that writes completions."""
+    return state.snapshots.get("old", state.params["policy"])
+
+
+def score_batch(
+    policy: Policy, method: Method, baseline: Baseline, normalize: bool, state: TrainState, batch: Batch
+) -> tuple[Scored, Samples, dict[str, Metric]]:
+    """Scores a batch under every frozen policy that the method asks for, and takes the baseline off its rewards.
+
+    All passes are deterministic, whatever dropout the M-step uses.
+
+    Args:
+      policy: the networks.
+      method: names the anchors.
+      baseline: of the advantages.
+      normalize: divides advantages by their standard deviation over the batch.
+      state: parameters and snapshots.
+      batch: G prompts with K completions each.
+
+    Returns:
+      The scored batch, the samples of the E-step, metrics.
+    """
+
+    def scores(params):
+        return score(policy.model, params, batch.prompts, batch.prompt_lengths, batch.completions, batch.mask)
+
+    now = scores(behaviour(state))
+    sequence = {"old": now.log_probs.sum(-1)}
+    sampler_log_probs = sequence["old"] + batch.sampler_shift
+    for name in set(method.snapshots) - {"old"}:
+        sequence[name] = scores(state.snapshots[name]).log_probs.sum(-1)
+    values = None
+    if policy.value_head is not None:
+        values = policy.value_head.apply({"params": state.params["value"]}, now.prompt_hidden)
+    advantages = baseline(batch.rewards, values)
+    if normalize:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    samples = Samples(
+        advantages=advantages,
+        sampler_log_probs=sampler_log_probs,
+        anchor_log_probs=jnp.stack([sequence[name] for name in method.anchors])
+        if method.anchors
+        else jnp.zeros((0, *advantages.shape)),
+        tie_break=batch.rewards,
+    )
+    num_tokens = batch.mask.sum().astype(jnp.float32)
+    metrics = {"entropy": Metric(now.entropy.sum(), num_tokens)}
+    if "ref" in sequence:
+        metrics["kl"] = Metric.of((sequence["old"] - sequence["ref"]).mean())
+    return Scored(batch, now.prompt_hidden, now.log_probs), samples, metrics
+
+
+def plain_batch(batch: Batch, hidden_size: int) -> tuple[Scored, Samples]:
+    """A batch of demonstrations, m = 0: nobody's log-probabilities are needed and all advantages are 0."""
+    zeros = jnp.zeros(batch.rewards.shape, jnp.float32)
+    samples = Samples(zeros, zeros, jnp.zeros((0, *zeros.shape), jnp.float32))
+    features = jnp.zeros((batch.prompts.shape[0], hidden_size), jnp.float32)
+    return Scored(batch, features, jnp.zeros(batch.mask.shape, jnp.float32)), samples
+
+
+def make_world(
+    policy: Policy,
+    method: Method,
+    *,
+    dropout: bool,
+    same_mask: bool,
+    num_update_samples: int,
+) -> World:
+    """How the language world evaluates pi_theta.
+
+    Args:
+      policy: the networks.
+      method: its ``trust_region`` says which D_M(pi_t || pi_theta) each token needs.
+      dropout: whether the likelihood pass drops.
+      same_mask: pi_t drops the units that pi_theta drops, which makes D_M exactly 0 before the first update; otherwise
+        D_M comes from a deterministic pass of both.
+      num_update_samples: samples of a whole update, over which the value baseline's loss 0.5 (V(x) - r)^2 is averaged.
+
+    Returns:
+      The world.
+    """
+
+    def states(params, batch, keys):
+        if keys is None:
+            return hidden_states(policy.model, params, batch.prompts, batch.prompt_lengths, batch.completions)[0]
+
+        def one(prompt, length, completions, key):
+            hidden, _ = hidden_states(
+                policy.model, params, prompt[None], length[None], completions[None], dropout_key=key
+            )
+            return hidden[0]
+
+        # A key of its own for each group: its masks do not depend on devices or micro-batches.
+        return jax.vmap(one)(batch.prompts, batch.prompt_lengths, batch.completions, keys)
+
+    def terms(params, hidden, batch, frozen):
+        divergence = None if frozen is None else method.trust_region
+        return token_terms(
+            policy.model, params, hidden, batch.completions, batch.mask, frozen=frozen, divergence=divergence
+        )
+
+    def evaluate(params, snapshots, scored, key, num_terms):
+        batch = scored.batch
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch.index) if dropout else None
+        hidden = states(params["policy"], batch, keys)
+        divergence = {}
+        if method.trust_region is None:
+            output = terms(params["policy"], hidden, batch, None)
+        else:
+            old = jax.lax.stop_gradient(snapshots["old"])
+            frozen = (old, states(old, batch, keys if same_mask else None))
+            if dropout and not same_mask:
+                output = terms(params["policy"], hidden, batch, None)
+                calm = states(params["policy"], batch, None)
+                divergence["kl"] = terms(params["policy"], calm, batch, frozen).divergence
+            else:
+                output = terms(params["policy"], hidden, batch, frozen)
+                divergence["kl"] = output.divergence
+        aux_loss, aux_metrics = value_loss(params, scored)
+        evaluation = Evaluation(output.log_probs, batch.mask, divergence, num_terms, scored.old_log_probs)
+        return evaluation, aux_loss, aux_metrics
+
+    def value_loss(params, scored):
+        if policy.value_head is None:
+            return jnp.zeros(()), {}
+        values = policy.value_head.apply({"params": params["value"]}, scored.features)
+        errors = 0.5 * jnp.square(values[:, None] - scored.batch.rewards)
+        loss = errors.sum() / num_update_samples
+        weight = jnp.asarray(errors.size, jnp.float32)
+        return loss, {"value_loss": Metric(errors.sum(), weight)}
+
+    return World(evaluate, lambda scored: scored.batch.mask.sum().astype(jnp.float32))

@@ -1,0 +1,123 @@
+"""The one loop: phases of iterations, with evaluation, checkpoints, preemption and a stop when nothing is finite.
+
+The loop knows no language, no environment and no method; a phase brings its own functions.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from gempi_jax.training.checkpoint import Checkpointer
+from gempi_jax.training.preemption import Preemption
+from gempi_jax.training.progress import Progress
+from gempi_jax.training.state import TrainState
+from gempi_jax.training.writers import Writer
+
+
+class TooManySkippedUpdates(RuntimeError):
+    """Updates were not finite for so long that going on would be a waste."""
+
+
+class Judged(NamedTuple):
+    """What a held-out evaluation gives: numbers, and examples to read."""
+
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+
+
+class Phase(NamedTuple):
+    """A stretch of a run.
+
+    Attributes:
+      name: for records.
+      num_iterations: of this phase.
+      begin: the state that the previous phase left -> the state of this phase's first iteration.
+      iterate: one iteration; returns the new state, whose ``step`` is one higher, and its metrics.  It calls the
+        preemption's ``poll`` and ``releasing`` itself, because only it knows when buffers are given away.
+      evaluate: judges a state on held-out data.
+      eval_every: iterations between evaluations; the phase's end is always evaluated.
+    """
+
+    name: str
+    num_iterations: int
+    begin: Callable[[TrainState], TrainState]
+    iterate: Callable[[TrainState], tuple[TrainState, dict[str, float]]]
+    evaluate: Callable[[TrainState], Judged]
+    eval_every: int
+
+
+def train(
+    phases: Sequence[Phase],
+    state: TrainState,
+    *,
+    phase_index: int,
+    checkpointer: Checkpointer,
+    writer: Writer,
+    preemption: Preemption,
+    progress: Progress,
+    checkpoint_every: int,
+    max_skips_in_a_row: int,
+) -> TrainState:
+    """Runs the phases that are left.
+
+    Args:
+      phases: of the whole run.
+      state: of phase ``phase_index``, at any of its iterations.
+      phase_index: where ``state`` stands.
+      checkpointer, writer, preemption, progress: of the run.
+      checkpoint_every: iterations between checkpoints.
+      max_skips_in_a_row: the run ends with an error after so many updates in a row that were not finite.
+
+    Returns:
+      The state after the last iteration.
+
+    Raises:
+      TooManySkippedUpdates: naming the step and the counters; the last good state is saved.
+      Preempted: by the preemption, at a safe point.
+    """
+    offset = sum(phase.num_iterations for phase in phases[:phase_index])
+    total = sum(phase.num_iterations for phase in phases)
+    for index, phase in enumerate(phases[phase_index:], start=phase_index):
+        if index > phase_index:
+            state = phase.begin(state)
+        last = {}
+        if int(state.step) == 0:
+            judged = phase.evaluate(state)
+            writer.samples(offset, _label(judged.samples, phase.name, "before"))
+            last = judged.metrics
+            if offset == 0:
+                writer.metrics(0, {"phase": phase.name, **judged.metrics})
+        while int(state.step) < phase.num_iterations:
+            preemption.hold(offset + int(state.step), state, index)
+            preemption.poll()
+            state, row = phase.iterate(state)
+            step, done = offset + int(state.step), int(state.step) == phase.num_iterations
+            if done or int(state.step) % phase.eval_every == 0:
+                judged = phase.evaluate(state)
+                last = judged.metrics
+                row = {**row, **judged.metrics}
+                if done:
+                    writer.samples(step, _label(judged.samples, phase.name, "after"))
+            writer.metrics(step, {"phase": phase.name, **row})
+            progress.update(phase.name, step, total, {**last, **row})
+            _check_skips(state, step, max_skips_in_a_row)
+            if done or int(state.step) % checkpoint_every == 0:
+                preemption.hold(step, state, index)
+                checkpointer.save(step, state, {"phase": index})
+        offset += phase.num_iterations
+    return state
+
+
+def _label(samples, phase, when):
+    return [{"phase": phase, "when": when, **sample} for sample in samples]
+
+
+def _check_skips(state: TrainState, step: int, limit: int) -> None:
+    in_a_row, total = jax.device_get((state.skipped_in_a_row, state.skipped))
+    if in_a_row >= limit:
+        raise TooManySkippedUpdates(
+            f"step {step}: {in_a_row} updates in a row had a loss, reward or gradient that is not finite ({total} in "
+            f"all), so training stops. The last checkpoint is from before them. Lower the learning rate, look at the "
+            f"rewards, or raise max_skips_in_a_row = {limit}."
+        )

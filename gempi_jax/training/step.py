@@ -1,0 +1,209 @@
+"""The one training step: an E-stage on the whole batch, then M-stage updates on parts of it.
+
+There is no trainer per algorithm: a :class:`~gempi_jax.methods.base.Method` says what the weights and the loss are, a
+world says how to evaluate its policy, and the two functions here do the rest.  They are plain; ``runners`` jit them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Bool, Float, PyTree
+
+from gempi_jax.contracts import Evaluation, Metric, Metrics, Samples, Target
+from gempi_jax.em.duals import project_duals
+from gempi_jax.methods.base import Method
+from gempi_jax.training.state import TrainState
+from gempi_jax.types import Array, Duals
+
+E_STEP_DUAL = "temperature"
+
+
+class World(NamedTuple):
+    """How a world evaluates the policy that is being fitted.
+
+    Attributes:
+      evaluate: (params, snapshots, part of the batch, key, terms in the whole update) -> the evaluation, an additive
+        auxiliary loss (the value baseline's) and its metrics.
+      count_terms: batch -> number of real likelihood terms in it.
+    """
+
+    evaluate: Callable[[PyTree, dict[str, PyTree], Any, Array, Array], tuple[Evaluation, Array, Metrics]]
+    count_terms: Callable[[Any], Array]
+
+
+class Optimizers(NamedTuple):
+    """Parameters and duals have optimisers of their own."""
+
+    params: optax.GradientTransformation
+    duals: dict[str, optax.GradientTransformation]
+
+
+def init_dual_opt_state(optimizers: Optimizers, duals: Duals) -> PyTree:
+    """One optimiser state per dual, so that a stage steps only the duals that are its own."""
+    return {name: optimizers.duals[_kind(name)].init(dual) for name, dual in duals.items()}
+
+
+def e_stage(
+    method: Method, optimizers: Optimizers, state: TrainState, samples: Samples, *, num_dual_steps: int = 1
+) -> tuple[TrainState, Target]:
+    """Brings the temperatures up to date with the batch, then builds the target from it.
+
+    Args:
+      method: whose E-step.
+      optimizers: of which the duals' is used.
+      state: of the run.
+      samples: the global batch; the target's weights are fixed for all updates that follow.
+      num_dual_steps: gradient steps on (25) before the target is built; 0 leaves the temperatures alone.
+
+    Returns:
+      The state with new duals, and the target.
+    """
+
+    def dual_loss(duals):
+        return method.e_step(duals, samples).dual_loss
+
+    def dual_step(carry, _):
+        duals, opt_state = carry
+        return _step_duals(optimizers, duals, opt_state, jax.grad(dual_loss)(duals), e_step=True), None
+
+    duals, dual_opt_state = state.duals, state.dual_opt_state
+    if E_STEP_DUAL in duals and num_dual_steps:
+        (duals, dual_opt_state), _ = jax.lax.scan(dual_step, (duals, dual_opt_state), length=num_dual_steps)
+    return state._replace(duals=duals, dual_opt_state=dual_opt_state), method.e_step(duals, samples)
+
+
+def m_stage(
+    method: Method,
+    world: World,
+    optimizers: Optimizers,
+    state: TrainState,
+    batch: PyTree,
+    target: Target,
+    key: Array,
+    *,
+    num_microbatches: int = 1,
+) -> tuple[TrainState, Metrics]:
+    """One optimiser step on (26): gradients of all micro-batches are added, then applied once.
+
+    Losses are additive shares of the update's loss (see :class:`~gempi_jax.contracts.Evaluation`), so the number of
+    micro-batches changes nothing but the memory that is needed.
+
+    Args:
+      method: whose M-step.
+      world: how to evaluate the policy on a part of the batch.
+      optimizers: of the parameters and of the duals.
+      state: of the run.
+      batch: what ``world.evaluate`` reads; arrays with the groups in their leading axis.
+      target: weights of this update's examples, groups leading.
+      key: of dropout.
+      num_microbatches: divides the number of groups.
+
+    Returns:
+      The new state, or the old one with its counters raised when loss or gradient was not finite; metrics.
+    """
+    num_terms = world.count_terms(batch)
+    parts = _split((batch, target.weights), num_microbatches)
+
+    def loss_fn(params, duals, part):
+        batch_part, weights = part
+        evaluation, aux_loss, aux_metrics = world.evaluate(params, state.snapshots, batch_part, key, num_terms)
+        output = method.m_step(duals, target._replace(weights=weights), evaluation)
+        loss = output.loss + aux_loss
+        return loss, {**output.metrics, **aux_metrics, "loss": Metric(loss, jnp.ones_like(loss))}
+
+    gradient = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
+    if num_microbatches == 1:
+        (grads, dual_grads), metrics = gradient(state.params, state.duals, jax.tree.map(lambda x: x[0], parts))
+    else:
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(gradient, state.params, state.duals, jax.tree.map(lambda x: x[0], parts)),
+        )
+
+        def accumulate(total, part):
+            return jax.tree.map(jnp.add, total, gradient(state.params, state.duals, part)), None
+
+        ((grads, dual_grads), metrics), _ = jax.lax.scan(accumulate, zeros, parts)
+    # A loss is a total, not a mean over the parts.
+    metrics["loss"] = Metric.of(metrics["loss"].sum)
+    return _apply(optimizers, state, grads, dual_grads, metrics)
+
+
+def skip_update(state: TrainState) -> TrainState:
+    """Counts an update that could not be made because a reward was not finite."""
+    return state._replace(skipped=state.skipped + 1, skipped_in_a_row=state.skipped_in_a_row + 1)
+
+
+def finish_iteration(state: TrainState, *, old_period: int = 1, old_ema_decay: float = 0.0) -> TrainState:
+    """Counts the iteration and refreshes pi_t.
+
+    Args:
+      state: after the iteration's updates.
+      old_period: T_target: pi_t becomes the current policy every so many iterations.
+      old_ema_decay: d in pi_t <- d pi_t + (1 - d) pi_theta at each refresh; 0 copies.
+
+    Returns:
+      The state in which the next iteration starts.
+    """
+    step = state.step + 1
+    snapshots = dict(state.snapshots)
+    if "old" in snapshots:
+
+        def refresh(old, new):
+            mixed = old_ema_decay * old + (1.0 - old_ema_decay) * new if old_ema_decay else new
+            return jnp.where(step % old_period == 0, mixed, old) if old_period > 1 else mixed
+
+        snapshots["old"] = jax.tree.map(refresh, snapshots["old"], state.params["policy"])
+    return state._replace(step=step, snapshots=snapshots)
+
+
+def _split(tree: PyTree, num_parts: int) -> PyTree:
+    """[G, ...] -> [parts, G/parts, ...]; part j takes every parts-th group, so that no group changes its device."""
+
+    def split(x):
+        return x.reshape(x.shape[0] // num_parts, num_parts, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, tree)
+
+
+def _kind(name: str) -> str:
+    return name.split("/")[0]
+
+
+def _step_duals(optimizers, duals, opt_state, grads, *, e_step: bool):
+    new_duals, new_opt_state = dict(duals), dict(opt_state)
+    for name, dual in duals.items():
+        if (name == E_STEP_DUAL) == e_step:
+            optimizer = optimizers.duals[_kind(name)]
+            updates, new_opt_state[name] = optimizer.update(grads[name], opt_state[name], dual)
+            new_duals[name] = optax.apply_updates(dual, updates)
+    return project_duals(new_duals), new_opt_state
+
+
+def _apply(optimizers, state, grads, dual_grads, metrics) -> tuple[TrainState, Metrics]:
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(grad_norm) & jnp.isfinite(metrics["loss"].sum) & _all_finite(dual_grads)
+    updates, opt_state = optimizers.params.update(grads, state.opt_state, state.params)
+    duals, dual_opt_state = _step_duals(optimizers, state.duals, state.dual_opt_state, dual_grads, e_step=False)
+    updated = state._replace(
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        duals=duals,
+        dual_opt_state=dual_opt_state,
+        skipped_in_a_row=jnp.zeros_like(state.skipped_in_a_row),
+    )
+    state = jax.tree.map(lambda new, old: _select(finite, new, old), updated, skip_update(state))
+    return state, {**metrics, "grad_norm": Metric.of(grad_norm)}
+
+
+def _select(finite: Bool[Array, ""], new: Array, old: Array) -> Array:
+    if new is old:
+        return new
+    return jnp.where(finite, new, old)
+
+
+def _all_finite(tree: PyTree) -> Float[Array, ""] | Bool[Array, ""]:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)] or [True]))
