@@ -278,6 +278,7 @@ for _ in range(int(sys.argv[2])):
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_run_goes_on_from_its_latest_checkpoint(tmp_path):
     # Many kills must land inside a save, or this proves nothing: half-written folders show that they did.
     code = VICTIMS + "    print(sum('.unfinished' in name for name in os.listdir(sys.argv[1])), file=sys.stderr)\n"
