@@ -3,11 +3,14 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
+
+from gempi_jax.llm.chat import render_completion, render_prompt
+from gempi_jax.llm.columns import DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,21 +105,25 @@ class Encoded(NamedTuple):
     num_truncated: int
 
 
+Text = str | Sequence[dict[str, Any]]
+"""A string or a role list."""
+
+
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_length: int, policy: TooLong = TooLong.DROP
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Text], max_length: int, policy: TooLong = TooLong.DROP
 ) -> Encoded:
     """Token ids of prompts, with the special tokens that this tokenizer puts in front of a text.
 
     Args:
       tokenizer: of the policy.
-      prompts: texts.
+      prompts: texts, or role lists, which the tokenizer's chat template writes.
       max_length: tokens that a prompt may have: the context of the model less the completion.
       policy: what to do with longer ones.
 
     Raises:
       ValueError: a prompt without a token, a prompt that is too long under ``ERROR``, or all prompts dropped.
     """
-    encoded = [_without_final_eos(tokenizer, list(tokenizer(prompt)["input_ids"])) for prompt in prompts]
+    encoded = [_prompt_tokens(tokenizer, prompt) for prompt in prompts]
     for index, tokens in enumerate(encoded):
         if not tokens and tokenizer.bos_token_id is None:
             raise ValueError(
@@ -128,27 +135,50 @@ def encode_prompts(
 
 
 def encode_completions(
-    tokenizer: PreTrainedTokenizerBase, completions: Sequence[str], max_length: int, policy: TooLong = TooLong.DROP
+    tokenizer: PreTrainedTokenizerBase,
+    completions: Sequence[Text],
+    max_length: int,
+    policy: TooLong = TooLong.DROP,
+    *,
+    prompts: Sequence[Text] | None = None,
 ) -> Encoded:
     """Token ids of completions as they stand, each ended by the eos token.
 
     Args:
       tokenizer: of the policy.
-      completions: texts.
+      completions: texts, or role lists.
       max_length: tokens that a completion may have, eos included.
       policy: what to do with longer ones.
+      prompts: what they follow; needed for role lists, whose text depends on it.
 
     Raises:
-      ValueError: a completion that is too long under ``ERROR``, or all completions dropped.
+      ValueError: a completion that is too long under ``ERROR``, all completions dropped, or a role list without its
+        prompt.
     """
-    eos = [tokenizer.eos_token_id]
-    encoded = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) + eos for text in completions]
+    before = [None] * len(completions) if prompts is None else prompts
+    encoded = [_completion_tokens(tokenizer, *pair) for pair in zip(before, completions, strict=True)]
     return _fit(encoded, max_length, policy, "completion", lambda tokens: tokens[:max_length])
 
 
-def _without_final_eos(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> list[int]:
-    """Some tokenizers end every text; a prompt goes on."""
+def _prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
+    if not isinstance(prompt, str):  # a template writes the special tokens itself
+        return list(tokenizer(render_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"])
+    tokens = list(tokenizer(prompt)["input_ids"])
+    # Some tokenizers end every text; a prompt goes on.
     return tokens[:-1] if tokens and tokens[-1] == tokenizer.eos_token_id else tokens
+
+
+def _completion_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Text | None, completion: Text) -> list[int]:
+    eos = tokenizer.eos_token_id
+    if isinstance(completion, str):
+        tokens = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
+        return tokens if tokens[-1:] == [eos] else [*tokens, eos]
+    if prompt is None or isinstance(prompt, str):
+        raise DataError("a completion is a role list, but its prompt is not; make both strings or both role lists.")
+    text = render_completion(tokenizer, prompt, completion)
+    tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    # A template ends the turn itself, perhaps with more behind it; nothing that follows the end is ever sampled.
+    return tokens[: len(tokens) - tokens[::-1].index(eos)] if eos in tokens else [*tokens, eos]
 
 
 def _keep_end(tokens: list[int], max_length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:

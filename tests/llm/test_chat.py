@@ -1,0 +1,108 @@
+"""Conversations: the text is the template's, and loss lies on exactly what the assistant wrote."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gempi_jax.llm.chat import encode_conversation, render_completion, render_prompt
+from gempi_jax.llm.columns import DataError
+from gempi_jax.llm.packing import encode_completions, encode_prompts
+from gempi_jax.llm.tokenizers import train_tokenizer
+
+# In the manner of ChatML: every turn ends in the end token and a line break.
+CHATML = (
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+MARKED = (
+    "{% for m in messages %}[{{ m['role'] }}]{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] }}<eos>{% endgeneration %}{% else %}{{ m['content'] }}<eos>{% endif %}"
+    "{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+# Rewrites earlier turns of the assistant, as templates do that drop old reasoning.
+FORGETS = (
+    "{% for m in messages %}[{{ m['role'] }}]"
+    "{% if m['role'] == 'assistant' and not loop.last %}...{% else %}{{ m['content'] }}{% endif %}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+TOKENIZER = train_tokenizer(["[user]hello[assistant]good day"], 320, largest_number=20)
+
+
+def tokenizer(template):
+    TOKENIZER.chat_template = template
+    return TOKENIZER
+
+
+def turns(*contents, first="user"):
+    roles = ["user", "assistant"] if first == "user" else ["assistant", "user"]
+    return [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
+
+
+def test_texts_by_hand():
+    chat = tokenizer(CHATML)
+    assert render_prompt(chat, turns("hi")) == "[user]hi<eos>\n[assistant]"
+    assert render_prompt(chat, turns("hi", "I am")) == "[user]hi<eos>\n[assistant]I am"
+    assert render_completion(chat, turns("hi"), turns("good day", first="assistant")) == "good day<eos>\n"
+    assert render_completion(chat, turns("hi", "I am"), turns(" well", first="assistant")) == " well<eos>\n"
+
+
+def test_loss_lies_on_the_assistant_and_its_end_token():
+    conversation = encode_conversation(tokenizer(CHATML), turns("hi", "good day", "and", "no"))
+    learnt = [token for token, mine in zip(*conversation, strict=True) if mine]
+    assert TOKENIZER.decode(learnt) == "good day<eos>no<eos>"
+    assert TOKENIZER.decode(conversation.tokens) == (
+        "[user]hi<eos>\n[assistant]good day<eos>\n[user]and<eos>\n[assistant]no<eos>\n"
+    )
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_characters="[]<>", exclude_categories=["Cs"]), max_size=12),
+        min_size=2,
+        max_size=5,
+    )
+)
+def test_marked_and_unmarked_templates_agree(contents):
+    contents = [content.strip() or "x" for content in contents]
+    plain = encode_conversation(tokenizer(CHATML), turns(*contents))
+    assert encode_conversation(tokenizer(MARKED), turns(*contents)) == plain
+
+
+def test_an_assistant_that_speaks_first():
+    conversation = encode_conversation(tokenizer(CHATML), turns("hello", "hi", first="assistant"))
+    assert TOKENIZER.decode([t for t, mine in zip(*conversation, strict=True) if mine]) == "hello<eos>"
+
+
+def test_role_lists_as_prompts_and_completions_are_the_whole_conversation():
+    chat = tokenizer(CHATML)
+    prompt, completion = turns("hi", "good day", "and"), turns("no", first="assistant")
+    tokens = encode_prompts(chat, [prompt], 64).tokens[0]
+    answer = encode_completions(chat, [completion], 64, prompts=[prompt]).tokens[0]
+    # Behind the end token the template writes one line break, which is never sampled.
+    assert tokens + answer == encode_conversation(chat, prompt + completion).tokens[:-1]
+    assert answer[-1] == chat.eos_token_id
+
+
+def test_a_special_token_of_the_template_is_not_doubled():
+    chat = tokenizer("<bos>" + CHATML)
+    assert encode_prompts(chat, [turns("hi")], 64).tokens[0].count(chat.bos_token_id) == 1
+
+
+def test_a_template_that_rewrites_earlier_turns_is_named():
+    chat = tokenizer(FORGETS)
+    with pytest.raises(DataError, match=r"up to message 1 differently once more follows: 'good day.*becomes '\.\.\."):
+        encode_conversation(chat, turns("hi", "good day", "and", "no"))
+    assert render_completion(chat, turns("hi", "good day", "and"), turns("no", first="assistant")) == "no<eos>\n"
+
+
+def test_what_has_no_meaning_is_named():
+    with pytest.raises(DataError, match=r"has no chat template; set tokenizer\.chat_template"):
+        encode_prompts(tokenizer(None), [turns("hi")], 64)
+    for template in (CHATML, MARKED):
+        with pytest.raises(DataError, match="the roles are user"):
+            encode_conversation(tokenizer(template), turns("hi"))
+    with pytest.raises(DataError, match=r"refuses a conversation with the roles user: no system"):
+        render_prompt(tokenizer("{{ raise_exception('no system') }}"), turns("hi"))
+    with pytest.raises(DataError, match="a completion is a role list, but its prompt is not"):
+        encode_completions(tokenizer(CHATML), [turns("no", first="assistant")], 64, prompts=["hi"])
