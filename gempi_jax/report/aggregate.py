@@ -115,5 +115,6 @@ def _t_quantile(degrees: int) -> float:
     """Table, then the expansion of t's quantile around the normal's in 1/degrees (Abramowitz & Stegun 26.7.5)."""
     if degrees <= len(_T_QUANTILES):
         return _T_QUANTILES[degrees - 1]
-    z = _NORMAL_QUANTILE
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    z, n = _NORMAL_QUANTILE, degrees
+    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    return z + sum(term / n**power for power, term in enumerate(terms, start=1))

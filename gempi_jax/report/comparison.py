@@ -8,7 +8,8 @@ from html import escape
 from gempi_jax.report.aggregate import Summary, summarize
 from gempi_jax.report.checks import findings
 from gempi_jax.report.document import figure_html, page, table_html, write_page
-from gempi_jax.report.plots import NUM_COLORS, PANELS, PROGRESS, Curve, Panel, draw, expand
+from gempi_jax.report.panels import PANELS, PROGRESS, Panel, expand
+from gempi_jax.report.plots import NUM_COLORS, Curve, draw
 from gempi_jax.report.records import Run, read_run
 from gempi_jax.report.tables import (
     Table,

@@ -1,5 +1,6 @@
 """Held-out completions before and after a phase, side by side."""
 
+import json
 from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -37,8 +38,8 @@ def pairs(run: Run, phase: str) -> list[Pair]:
     """Samples of a phase by prompt, in the order in which they were written; the latest of each side counts."""
     sides: dict[tuple[str, str], dict[str, dict]] = {}
     for sample in run.samples:
-        if sample["phase"] == phase and isinstance(sample.get("prompt"), str):
-            place = sides.setdefault((sample["prompt"], str(sample.get("answer"))), {})
+        if sample["phase"] == phase and "prompt" in sample:
+            place = sides.setdefault((_text(sample["prompt"]), str(sample.get("answer"))), {})
             place[str(sample.get("when"))] = sample
     return [Pair(place.get("before"), place.get("after")) for place in sides.values()]
 
@@ -94,8 +95,9 @@ def _card(pair: Pair) -> str:
     known = pair.after or pair.before
     assert known is not None  # a pair is made from at least one sample
     answer = f'<div class="answer">answer: <b>{escape(str(known["answer"]))}</b></div>' if "answer" in known else ""
+    prompt = escape(_text(known["prompt"]))
     return (
-        f'<article class="card pair {pair.kind or ""}"><div class="prompt">{escape(known["prompt"])}</div>{answer}'
+        f'<article class="card pair {pair.kind or ""}"><div class="prompt">{prompt}</div>{answer}'
         f'<div class="sides">{_side("before", pair.before)}{_side("after", pair.after)}</div></article>'
     )
 
@@ -108,7 +110,7 @@ def _side(when: str, sample: dict[str, Any] | None) -> str:
     shown = f"reward {number(reward)}" if reward is not None else "no reward"
     css = {True: " right", False: " wrong", None: ""}[verdict]
     head = f'<span>{when}</span><span><span class="verdict">{word}</span> {shown}</span>'
-    text = _completion(str(sample.get("completion", "")), "answer" in sample)
+    text = _completion(_text(sample.get("completion", "")), "answer" in sample)
     return f'<div class="side{css}"><div class="head">{head}</div><pre>{text}</pre></div>'
 
 
@@ -120,6 +122,15 @@ def _completion(text: str, has_answer: bool) -> str:
         return escape(text)
     first, newline, rest = answer.partition("\n")
     return f"{escape(body + mark)}<mark>{escape(first)}</mark>{escape(newline + rest)}"
+
+
+def _text(value: Any) -> str:
+    """A prompt or completion as a string; lists of messages as one paragraph per role."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(item, dict) and {"role", "content"} <= item.keys() for item in value):
+        return "\n".join(f"{item['role']}: {item['content']}" for item in value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _reward(sample: dict[str, Any]) -> float | None:

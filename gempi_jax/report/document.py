@@ -7,7 +7,8 @@ from html import escape
 
 import numpy as np
 
-from gempi_jax.report.plots import Curve, Panel
+from gempi_jax.report.panels import Panel
+from gempi_jax.report.plots import Curve
 from gempi_jax.report.style import STYLE
 from gempi_jax.report.tables import Table, percent, rounded
 

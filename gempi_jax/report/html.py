@@ -9,7 +9,8 @@ import numpy as np
 from gempi_jax.report import completions
 from gempi_jax.report.checks import findings
 from gempi_jax.report.document import figure_html, page, table_html, write_page
-from gempi_jax.report.plots import PANELS, PROGRESS, Panel, curves_of, draw, sparkline
+from gempi_jax.report.panels import PANELS, PROGRESS, Panel
+from gempi_jax.report.plots import curves_of, draw, sparkline
 from gempi_jax.report.records import Run, read_run
 from gempi_jax.report.tables import (
     configuration,

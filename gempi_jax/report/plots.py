@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from gempi_jax.report.aggregate import band, running_median, smooth
+from gempi_jax.report.panels import Panel, expand
 from gempi_jax.report.records import Run, Series
 from gempi_jax.report.tables import number, phase_label
 
@@ -41,91 +42,11 @@ _STYLE = {
 }
 
 
-class Line(NamedTuple):
-    """A metric in a panel; a name that ends in ``*`` stands for all metrics that begin so."""
-
-    metric: str
-    label: str
-
-
-class Panel(NamedTuple):
-    """A figure of the report.
-
-    Attributes:
-      title: of the figure.
-      note: what to look for.
-      lines: metrics that share the axes.
-      reference: a level that means something, and its name; "" draws none.
-      share: values are shares, shown in per cent.
-      per_phase: phases mean different things and get a figure each.
-      sparse: each point is a measurement of its own: drawn with dots, never smoothed.
-    """
-
-    title: str
-    note: str
-    lines: tuple[Line, ...]
-    reference: tuple[float, str] | None = None
-    share: bool = False
-    per_phase: bool = False
-    sparse: bool = False
-
-
 class Curve(NamedTuple):
     """What is drawn: a label, and one series per run of the group."""
 
     label: str
     series: tuple[Series, ...]
-
-
-PROGRESS = Panel(
-    "Held-out result and training reward",
-    "Dots: greedy answers to held-out problems. Line: mean reward of the sampled training completions.",
-    (
-        Line("heldout/accuracy", "held out"),
-        Line("heldout/reward", "held-out reward"),
-        Line("reward", "training reward"),
-    ),
-)
-PANELS = (
-    Panel(
-        "KL over its budget",
-        "A constraint that works keeps the curve at or below 1.",
-        (Line("mstep/kl_over_budget*", "M-step"), Line("estep/kl_over_budget/*", "E-step")),
-        reference=(1.0, "budget"),
-    ),
-    Panel(
-        "Effective sample size",
-        "Share of the batch that carries the update; near 0 a few samples decide.",
-        (Line("estep/ess_fraction", "ESS / N"), Line("estep/selected_fraction", "selected")),
-        share=True,
-    ),
-    Panel(
-        "Temperature",
-        "High: all samples count alike. Low: the best ones alone.",
-        (Line("estep/temperature", "Λ"),),
-    ),
-    Panel(
-        "Multiplier of the trust region",
-        "Rises while KL is above its budget, falls while it is below.",
-        (Line("mstep/multiplier*", "α"),),
-    ),
-    Panel("Loss", "What the optimiser minimises in this phase.", (Line("loss", "loss"),), per_phase=True),
-    Panel("Entropy", "Of the policy per token, in nats; near 0 nothing new is tried.", (Line("entropy", "entropy"),)),
-    Panel(
-        "Completion length",
-        "In tokens, the end token included.",
-        (Line("completions/mean_length", "training"), Line("heldout/completions/mean_length", "held out")),
-    ),
-    Panel(
-        "Completions that teach nothing",
-        "Groups whose rewards are all equal, and completions cut off at the length limit.",
-        (Line("frac_reward_zero_std", "flat groups"), Line("completions/clipped_ratio", "cut off")),
-        share=True,
-    ),
-    Panel("Gradient norm", "Before clipping.", (Line("grad_norm", "norm"),), per_phase=True),
-    Panel("Learning rate", "Of the parameters' optimiser.", (Line("learning_rate", "rate"),)),
-    Panel("Speed", "Tokens per second of a step, generation included.", (Line("perf/tokens_per_second", "tokens/s"),)),
-)
 
 
 def curves_of(run: Run, panel: Panel, phase: str | None = None) -> list[Curve]:
@@ -136,17 +57,6 @@ def curves_of(run: Run, panel: Panel, phase: str | None = None) -> list[Curve]:
         if len(series.steps):
             curves.append(Curve(label, (series,)))
     return curves[:NUM_COLORS]
-
-
-def expand(panel: Panel, names: Sequence[str]) -> list[tuple[str, str]]:
-    """The panel's lines as (label, metric), a ``*`` at a name's end replaced by what was recorded."""
-    found = []
-    for label, metric in ((line.label, line.metric) for line in panel.lines):
-        prefix = metric.removesuffix("*")
-        for name in (name for name in names if name == metric or (metric != prefix and name.startswith(prefix))):
-            suffix = name[len(prefix) :].strip("/")
-            found.append((f"{label}, {suffix}" if suffix else label, name))
-    return found
 
 
 def draw(curves: Sequence[Curve], panel: Panel, *, name: str, run: Run | None = None, width: float = 4.2) -> str:
@@ -163,14 +73,23 @@ def draw(curves: Sequence[Curve], panel: Panel, *, name: str, run: Run | None = 
       An ``<svg>`` element as wide as its place allows.
     """
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(width, 2.1 if width < 6 else 2.45), layout="constrained")
+        figure = Figure(figsize=(width, 2.1 if width < 6 else 2.45))
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+        axes = _axes(figure, room_for_label=panel.reference is not None)
         extents = [_draw_curve(axes, curve, _COLORS[f"c{i + 1}"], panel) for i, curve in enumerate(curves)]
         _frame(axes, panel, np.concatenate(extents))
         if run is not None:
             _shade_phases(axes, run, curves)
         return _to_svg(figure)
+
+
+def _axes(figure: Figure, *, room_for_label: bool):
+    """Fixed margins, in points: a layout engine would draw everything twice."""
+    width, height = 72 * figure.get_figwidth(), 72 * figure.get_figheight()
+    left, right, bottom, top = 36, 38 if room_for_label else 8, 30, 15
+    return figure.add_axes(
+        (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
+    )
 
 
 def _draw_curve(axes, curve: Curve, color: str, panel: Panel) -> np.ndarray:
@@ -246,6 +165,8 @@ def _to_svg(figure: Figure) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    # It would hold for the whole page.
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     # Names of groups repeat from drawing to drawing and nothing refers to them.
     svg = re.sub(r'<g id="[a-z]+[a-z0-9.]*_\d+"', "<g", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

@@ -54,6 +54,7 @@ p { margin: .3rem 0; }
 main > * + .card, .hero + .charts { margin-top: .8rem; }
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; margin-top: .4rem; }
+figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure.hero svg.narrow { display: none; }
 @media (max-width: 46rem) { figure.hero svg.wide { display: none; } figure.hero svg.narrow { display: block; } }
 .keys { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .83rem; margin-top: .2rem; }
