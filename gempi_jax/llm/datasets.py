@@ -162,5 +162,5 @@ def _library(name: str, path: pathlib.Path) -> ModuleType:
     except ImportError as error:
         package = name.split(".")[0]
         raise ImportError(
-            f"{path}: reading it needs {package}, which is not installed: pip install {package}"
+            f"{path}: reading it needs {package}, which cannot be imported ({error}): pip install {package}"
         ) from error
