@@ -1,10 +1,11 @@
 """Networks: one decoder for every family of language models, and the small heads on top of it."""
 
+from gempi_jax.models.activations import gelu, gelu_tanh
 from gempi_jax.models.cache import Cache, KeyValue, Prefix, init_cache
 from gempi_jax.models.config import RMS, Band, DecoderConfig, HeadNorm, Layer, Placement
 from gempi_jax.models.decoder import Decoder
 from gempi_jax.models.heads import ValueHead
-from gempi_jax.models.positions import Learned, Linear, Rotary, Unscaled
+from gempi_jax.models.positions import Dynamic, Learned, Linear, Llama3, LongRope, Rotary, Unscaled, Yarn
 
 __all__ = [
     "RMS",
@@ -12,15 +13,21 @@ __all__ = [
     "Cache",
     "Decoder",
     "DecoderConfig",
+    "Dynamic",
     "HeadNorm",
     "KeyValue",
     "Layer",
     "Learned",
     "Linear",
+    "Llama3",
+    "LongRope",
     "Placement",
     "Prefix",
     "Rotary",
     "Unscaled",
     "ValueHead",
+    "Yarn",
+    "gelu",
+    "gelu_tanh",
     "init_cache",
 ]

@@ -92,7 +92,8 @@ class Decoder(nn.Module):
     def __call__(self, tokens: Int[Array, "*B T"], *, deterministic: bool = True) -> Float[Array, "*B T V"]:
         """Next-token logits at every position, in float32."""
         rows = tokens.reshape(-1, tokens.shape[-1])
-        hidden, _ = self._read(rows, deterministic)
+        length = jnp.full((rows.shape[0],), rows.shape[1], jnp.int32)
+        hidden, _ = self._read(rows, length, deterministic)
         return self.logits(hidden).reshape(*tokens.shape, -1)
 
     def prefill(
@@ -108,7 +109,7 @@ class Decoder(nn.Module):
         Returns:
           The hidden states after the final norm, and what completions attend to.
         """
-        hidden, layers = self._read(tokens, deterministic)
+        hidden, layers = self._read(tokens, lengths, deterministic)
         return hidden, Prefix(layers, lengths)
 
     def extend(
@@ -149,10 +150,10 @@ class Decoder(nn.Module):
             values = config.logits_softcap * jnp.tanh(values / config.logits_softcap)
         return values
 
-    def _read(self, rows, deterministic):
+    def _read(self, rows, lengths, deterministic):
         """Whole sequences from position 0: a single sample each, no prompt before it."""
         steps = jnp.arange(rows.shape[-1])
-        hidden, layers = self._run(rows[:, None], steps, None, None, steps, deterministic)
+        hidden, layers = self._run(rows[:, None], steps, None, None, steps, deterministic, reach=lengths)
         return hidden[:, 0], tuple(KeyValue(layer.keys[:, 0], layer.values[:, 0]) for layer in layers)
 
     def _embed(self, tokens, positions, deterministic):
@@ -163,19 +164,22 @@ class Decoder(nn.Module):
             hidden = hidden + learned
         return self.dropout(hidden, deterministic=deterministic)
 
-    def _run(self, tokens, steps, prefix, cache, slots, deterministic):
+    def _run(self, tokens, steps, prefix, cache, slots, deterministic, reach=None):
         """All blocks over tokens [G, K, Q] at completion positions ``steps``; own keys stand at positions ``slots``."""
         config = self.config
         lengths = None if prefix is None else prefix.lengths
         width = 0 if prefix is None else prefix.layers[0].keys.shape[1]
         start = jnp.zeros((1,), jnp.int32) if lengths is None else lengths
         positions = (start[:, None] + steps[None, :])[:, None]
+        # A sequence read at once has its whole length in reach; one that is continued grows token by token, whether
+        # its tokens are scored together or decoded one after the other.
+        reach = positions + 1 if reach is None else reach[:, None, None]
         hidden = self._embed(tokens, positions, deterministic)
         angles, seen, layers = {}, {}, []
         for index, block in enumerate(self.layers):
             scheme, window = config.layer_positions(index), config.band(index).window
             if isinstance(scheme, Rotary) and scheme not in angles:
-                angles[scheme] = rotary_angles(scheme, config.head_dim, positions)
+                angles[scheme] = rotary_angles(scheme, config.head_dim, positions, reach)
             if window not in seen:
                 seen[window] = visible(steps, slots, lengths, width, window)
             queries, own = block.project(hidden, angles.get(scheme))
