@@ -5,9 +5,10 @@ from ml_collections import ConfigDict
 METHODS = {
     "sft": {},
     "awr": {"beta": 0.2},
-    "vmpo": {"epsilon_eta": 0.1, "epsilon_alpha": 0.003},
+    "vmpo": {"epsilon_eta": 0.1, "epsilon_alpha": 0.003, "top_k_fraction": 0.25},
     "dar": {"alpha": 0.02, "beta": 0.18},
     "rl_em": {"beta": 0.2},
+    "at_dar": {"epsilon_ref": 4.0, "epsilon_old": 0.3},
 }
 """Each method with its settings; ``configs.methods`` of a run may be overridden by --config.rl.method_args.NAME."""
 
@@ -48,6 +49,6 @@ def base() -> ConfigDict:
             "checkpoint": {"every": 10, "keep": 2},
             # The run stops after so many updates in a row whose loss, gradient or reward is not finite.
             "max_skips_in_a_row": 5,
-            "preemption_grace_seconds": 5.0,
+            "preemption_grace_seconds": 1.0,
         }
     )

@@ -10,11 +10,11 @@ import pathlib
 import sys
 
 from absl import app, flags
-from gempi_jax.training.preemption import Preempted
 from ml_collections import config_flags
 
 from gempi_jax.report import write_report
 from gempi_jax.runners.build import settings_from_config
+from gempi_jax.training.preemption import Preempted
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The run, e.g. configs/llm/arithmetic.py:vmpo.", lock_config=True
@@ -34,9 +34,9 @@ def main(argv: list[str]) -> int | None:
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
     try:
         export = run(settings_from_config(config), workdir, config.to_dict())
-    except Preempted as stop:
-        print(f"stopped as asked: {stop}; the same command goes on from there")
-        return 0
+    except Preempted:
+        print("stopped as asked; the same command goes on from here")
+        raise
     except (ValueError, FileNotFoundError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

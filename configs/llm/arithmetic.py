@@ -36,6 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             # "tuning" problems choose settings, "heldout" problems give final figures.
             "split": "heldout",
             "max_prompt_length": 32,
+            "long_prompts": "drop",
         }
     )
     config.rewards = ConfigDict({"exact_match": 1.0})
@@ -76,7 +77,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         }
     )
     if method == "sft":
-        config.rl.update(config.sft)
+        config.rl = config.sft.copy_and_resolve_references()
     if quick:
         shrink(config)
     return config.lock()
@@ -91,6 +92,8 @@ def shrink(config: ConfigDict) -> None:
     config.eval.update({"every": 2, "batch_prompts": 16, "num_samples": 4})
     config.checkpoint.every = 2
     config.sft.update({"num_iterations": 4, "batch_prompts": 16})
-    config.rl.update({"num_iterations": 4, "batch_prompts": 16 if config.rl.source != "rollout" else 8})
+    config.sft.optimizer.warmup_steps = 1
     if config.rl.source == "rollout":
-        config.rl.update({"num_generations": 4, "num_updates": 2})
+        config.rl.update({"num_iterations": 4, "batch_prompts": 8, "num_generations": 4, "num_updates": 2})
+    else:
+        config.rl = config.sft.copy_and_resolve_references()

@@ -38,6 +38,9 @@ def settings_from_config(config: ml_collections.ConfigDict | dict) -> RunSetting
       ValueError: an unknown key (with the nearest valid name), a wrong type, or a value out of range.
     """
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    for key, value in _leaves(values, "config"):
+        if value is None:
+            raise ValueError(f"{key}: required, and not given; pass --{key}=VALUE")
     names = values.pop("phases", None)
     if not names or isinstance(names, str):
         raise ValueError(f"config.phases = {names!r}: must be a tuple of section names, e.g. ('sft', 'rl')")
@@ -83,6 +86,14 @@ def lookup(table: dict[str, Any], name: str, place: str) -> Any:
     return table[name]
 
 
+def _leaves(values: dict[str, Any], place: str):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{place}.{key}")
+        else:
+            yield f"{place}.{key}", value
+
+
 def _suggest(name: str, valid) -> str:
     near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     listing = ", ".join(sorted(valid))
@@ -105,8 +116,7 @@ def _read(cls, values, place: str):
     try:
         return cls(**read)
     except ValueError as error:
-        prefix = "" if str(error).startswith(place) else f"{place}."
-        raise ValueError(f"{prefix}{error}") from None
+        raise ValueError(f"{place}.{error}") from None
 
 
 def _value(hint, value, place: str):
@@ -115,6 +125,10 @@ def _value(hint, value, place: str):
         return value if isinstance(value, hint) else _read(hint, value, place)
     if origin in (typing.Union, types.UnionType):
         return value
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            raise ValueError(f"{place} = {value!r}: must be a tuple, is {type(value).__name__}")
+        return tuple(_value(typing.get_args(hint)[0], item, place) for item in value)
     if origin is dict:
         return _dictionary(typing.get_args(hint), value, place)
     if hint is Any:

@@ -4,7 +4,6 @@ Text becomes tokens once, before training; what the policy writes is decoded for
 encoded again.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.datasets import batch_indices
 from gempi_jax.llm.generate import Completions
-from gempi_jax.llm.packing import Padded, TooLong, encode_completions, encode_prompts, pad_batch
+from gempi_jax.llm.packing import TooLong, encode_completions, encode_prompts, pad_batch
 from gempi_jax.llm.rewards import RewardSpec, compute_rewards
 from gempi_jax.runners.world import Batch
 
@@ -42,15 +41,18 @@ class Source:
     Args:
       rows: with ``prompt``, for demonstrations ``completion``, for scored data ``reward`` too.
       tokenizer: of the policy.
-      rewards: applied to what the policy writes.
+      rewards: applied to what the policy writes; besides the rows' columns they get ``ended``, whether a completion
+        wrote its end token.
+      eos_ids: the end tokens.
       batch_prompts: G.
       max_prompt_length: P, tokens.
       max_completion_length: C, tokens.
-      long_prompts: policy for prompts beyond P.
+      long_prompts, long_completions: policies for what is longer.
+      learns_completions: the rows' own completions are what is learnt.
       seed: of the order.
 
     Attributes:
-      num_dropped, num_truncated: prompts that were longer than P, by policy.
+      num_dropped, num_truncated: rows that were longer, by policy.
     """
 
     def __init__(
@@ -59,23 +61,31 @@ class Source:
         tokenizer: PreTrainedTokenizerBase,
         rewards: Sequence[RewardSpec],
         *,
+        eos_ids: tuple[int, ...],
         batch_prompts: int,
         max_prompt_length: int,
         max_completion_length: int,
         long_prompts: TooLong,
+        long_completions: TooLong = TooLong.ERROR,
+        learns_completions: bool = False,
         seed: int,
     ):
-        encoded = encode_prompts(tokenizer, [row["prompt"] for row in rows], max_prompt_length, long_prompts)
-        self.num_dropped, self.num_truncated = encoded.num_dropped, encoded.num_truncated
-        self.rows = [rows[i] for i in encoded.kept]
-        if not self.rows:
-            raise ValueError(
-                f"all {len(rows)} prompts are longer than data.max_prompt_length = {max_prompt_length} tokens: raise it"
-            )
+        self._tokenizer, self._rewards, self._eos_ids = tokenizer, rewards, eos_ids
+        self._batch, self._seed = batch_prompts, seed
+        completions = None
+        if learns_completions:
+            texts = [row["completion"] for row in rows]
+            completions = encode_completions(tokenizer, texts, max_completion_length, long_completions)
+            rows = [rows[i] for i in completions.kept]
+        prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows], max_prompt_length, long_prompts)
+        self.rows = [rows[i] for i in prompts.kept]
+        counted = [part for part in (prompts, completions) if part is not None]
+        self.num_dropped = sum(part.num_dropped for part in counted)
+        self.num_truncated = sum(part.num_truncated for part in counted)
         # As wide as the longest prompt that is left: one shape, and no column of padding alone.
-        self._prompts = pad_batch(encoded.tokens, lambda longest: longest)
-        self._tokenizer, self._rewards = tokenizer, rewards
-        self._batch, self._seed, self._length = batch_prompts, seed, max_completion_length
+        self._prompts = pad_batch(prompts.tokens, lambda longest: longest)
+        if completions is not None:
+            self._completions = pad_batch([completions.tokens[i] for i in prompts.kept], lambda longest: longest)
 
     def prompts(self, step: int) -> tuple[Prompts, np.ndarray]:
         """The prompts of an iteration, and the indices of their rows."""
@@ -104,7 +114,8 @@ class Source:
         """What the reward functions give to each completion [G, K]."""
         texts = self.texts(completions)
         rows = [row for row in prompts.rows for _ in range(completions.tokens.shape[1])]
-        result = compute_rewards(self._rewards, [row["prompt"] for row in rows], texts, _columns(rows))
+        columns = _columns(rows) | {"ended": self.ended(completions).reshape(-1).tolist()}
+        result = compute_rewards(self._rewards, [row["prompt"] for row in rows], texts, columns)
         rewards = result.total.reshape(completions.lengths.shape)
         metrics = {
             "reward": float(rewards.mean()),
@@ -126,14 +137,7 @@ class Source:
     def ended(self, completions: Completions) -> np.ndarray:
         """Which completions [G, K] wrote an end token."""
         last = np.take_along_axis(completions.tokens, np.maximum(completions.lengths - 1, 0)[..., None], -1)[..., 0]
-        return last == self._tokenizer.eos_token_id
-
-    @functools.cached_property
-    def _completions(self) -> Padded:
-        """Completions end with the end token; one that is longer than C is an error, for it would be learnt cut."""
-        texts = [row["completion"] for row in self.rows]
-        encoded = encode_completions(self._tokenizer, texts, self._length, TooLong.ERROR)
-        return pad_batch(encoded.tokens, self._length)
+        return np.isin(last, self._eos_ids)
 
 
 def _columns(rows: list[Row]) -> dict[str, list[Any]]:

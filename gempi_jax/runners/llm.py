@@ -32,6 +32,9 @@ from gempi_jax.training.writers import Writer, claim_workdir
 
 _logger = logging.getLogger(__name__)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+SOURCES = {"rollout": True, "demonstrations": False, "scored": False}
+"""Whether the policy writes the completions of a source."""
+
 TOO_LONG = {policy.value: policy for policy in TooLong}
 
 
@@ -51,7 +54,7 @@ def run(settings: RunSettings, workdir: pathlib.Path, config: dict[str, Any]) ->
       Preempted: the run was asked to end and has saved.
     """
     task, reward_specs = load_task(settings), load_rewards(settings)
-    rewards.preflight(reward_specs, task.heldout[:4])
+    rewards.preflight(reward_specs, [{**row, "ended": True} for row in task.heldout])
     pretrained = load_policy(settings, task)
     plan = Plan(settings, task, reward_specs, pretrained)
     workdir = claim_workdir(workdir, config)
@@ -61,17 +64,17 @@ def run(settings: RunSettings, workdir: pathlib.Path, config: dict[str, Any]) ->
     restored = checkpointer.restore_latest(lambda host: plan.template(host["phase"]))
     with (
         Writer(workdir, resumed_at=None if restored is None else restored.step) as writer,
-        Preemption(checkpointer, grace_seconds=settings.preemption_grace_seconds) as preemption,
+        Preemption(grace_seconds=settings.preemption_grace_seconds) as preemption,
     ):
         steps = plan.phases(preemption)
         if restored is None:
-            state, index = steps[0].begin(plan.initial_state()), 0
+            state, host = steps[0].begin(plan.initial_state()), {"phase": 0, "num_tokens": 0.0}
         else:
-            state, index = restored.state, restored.host["phase"]
+            state, host = restored.state, restored.host
         state = train(
             steps,
             state,
-            phase_index=index,
+            host=host,
             checkpointer=checkpointer,
             writer=writer,
             preemption=preemption,
@@ -110,6 +113,19 @@ def load_policy(settings: RunSettings, task: Task) -> Pretrained:
     return pretrained._replace(model=pretrained.model.clone(config=config, dtype=dtype))
 
 
+def end_tokens(tokenizer, names: tuple[str, ...]) -> tuple[int, ...]:
+    """The tokenizer's end token, and further tokens that end a completion.
+
+    Raises:
+      ValueError: a name that is no token of this tokenizer.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for name in names:
+        if name not in vocabulary:
+            raise ValueError(f"config.model.end_tokens: {name!r} is no token of the tokenizer")
+    return tuple(dict.fromkeys([tokenizer.eos_token_id, *(vocabulary[name] for name in names)]))
+
+
 def _activation_dtype(name: str):
     if name == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
@@ -133,13 +149,16 @@ class Plan:
         self._mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
         uses_value = any(phase.baseline == "value" for phase in settings.phases.values())
         self._policy = Policy(pretrained.model, ValueHead() if uses_value else None)
-        too_long = lookup(TOO_LONG, settings.data.long_prompts, "config.data.long_prompts")
+        data = settings.data
+        self._eos_ids = end_tokens(pretrained.tokenizer, settings.model.end_tokens)
         self._source = functools.partial(
             Source,
             tokenizer=pretrained.tokenizer,
             rewards=reward_specs,
-            max_prompt_length=settings.data.max_prompt_length,
-            long_prompts=too_long,
+            eos_ids=self._eos_ids,
+            max_prompt_length=data.max_prompt_length,
+            long_prompts=lookup(TOO_LONG, data.long_prompts, "config.data.long_prompts"),
+            long_completions=lookup(TOO_LONG, data.long_completions, "config.data.long_completions"),
         )
         self._names = list(settings.phases)
         self._methods = [method_from_settings(name, phase) for name, phase in settings.phases.items()]
@@ -183,7 +202,7 @@ class Plan:
         tokenizer = self.pretrained.tokenizer
         resources = phases.Resources(
             policy=self._policy,
-            eos_ids=(tokenizer.eos_token_id,),
+            eos_ids=self._eos_ids,
             pad_id=tokenizer.pad_token_id,
             place=functools.partial(sharding.put_batch, mesh=self._mesh),
             shardings=self._shardings,
@@ -218,12 +237,17 @@ class Plan:
 
     def _phase_source(self, name: str, task: Task, reward_specs) -> Source:
         phase = self.settings.phases[name]
-        rows = task.train if phase.source == "rollout" else task.demonstrations
-        if phase.source == "rollout":
-            rewards.check_columns(reward_specs, set(rows[0]))
+        writes = lookup(SOURCES, phase.source, f"config.{name}.source")
+        rows = task.train if writes else task.demonstrations
+        if not rows:
+            raise ValueError(f"config.{name}.source = {phase.source!r}: the data have no rows with a completion")
+        missing = [i for i, row in enumerate(rows) if phase.source == "scored" and "reward" not in row]
+        if missing:
+            raise ValueError(f"config.{name}.source = 'scored': row {missing[0]} has no column 'reward'")
         return self._source(
             rows,
             batch_prompts=phase.batch_prompts,
             max_completion_length=phase.max_completion_length,
+            learns_completions=not writes,
             seed=self.settings.seed,
         )

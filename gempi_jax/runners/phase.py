@@ -212,8 +212,7 @@ class Iteration:
             row |= metrics
         else:
             state = self.stages.skip(state)
-        self.resources.preemption.releasing()
-        state = self.stages.finish.prepare(state)(state)
+        state = self.stages.finish(state)
         return state, row | self._account(state, step, batch, clock)
 
     def _batch(self, state, step, key, clock) -> tuple[Batch, dict[str, float], bool]:
@@ -246,8 +245,7 @@ class Iteration:
             args = (e_state, scored, weights, chosen, update_key, rest)
             update = self.stages.update.prepare(*args)
             if number == 0:
-                self.resources.preemption.poll()
-                self.resources.preemption.releasing()
+                self.resources.preemption.poll()  # compiled, and the last moment at which the held state lives
             e_state, part = update(*args)
             updates.append(part)
         jax.block_until_ready(e_state.params)
@@ -269,6 +267,8 @@ class Iteration:
         row = {
             "num_tokens": num_tokens,
             "learning_rate": float(self.learning_rate((step + 1) * updates_per_iteration - 1)),
+            "data/dropped_rows": float(self.source.num_dropped),
+            "data/truncated_rows": float(self.source.num_truncated),
             "skipped_updates": float(jax.device_get(state.skipped)),
         }
         seconds = clock.total()

@@ -23,6 +23,7 @@ class ModelSettings:
       vocab_size: of the tokenizer trained on the spot.
       dropout: rate on embeddings and residual branches, in the M-step's likelihood only.
       dtype: of activations: float32, bfloat16, or auto (bfloat16 on accelerators).
+      end_tokens: tokens, beside the tokenizer's own, that end a completion.
     """
 
     path: str = ""
@@ -35,11 +36,12 @@ class ModelSettings:
     vocab_size: int = 512
     dropout: float = 0.0
     dtype: str = "auto"
+    end_tokens: tuple[str, ...] = ()
 
     def __post_init__(self):
-        _require(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "a rate is in [0, 1)")
+        _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "a rate is in [0, 1)")
         for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size", "max_positions"):
-            _require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "must be at least 1")
+            _require(getattr(self, name) > 0, name, getattr(self, name), "must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,31 +51,33 @@ class DataSettings:
     Attributes:
       task: arithmetic (generated), stories (generated openings), jsonl (files with TRL's columns).
       train_path, heldout_path: JSONL files, for task jsonl.
-      columns: names in the file -> names here, e.g. {"question": "prompt"}.
+      columns: names in the file -> names here, e.g. {"question": "prompt"}; a tuple gives a column several names.
       num_demonstrations, num_train, num_heldout: rows; 0 takes all of a file.
       split: which generated problems judge the run: ``tuning`` or ``heldout``.
       max_prompt_length: tokens.
       long_prompts: what happens to longer ones: drop, truncate (keeps the end; both are counted), error.
+      long_completions: the same for completions that are learnt.
       prompt_template: text around a prompt, with ``{prompt}`` in it.
     """
 
     task: str = "arithmetic"
     train_path: str = ""
     heldout_path: str = ""
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     num_demonstrations: int = 0
     num_train: int = 0
     num_heldout: int = 0
     split: str = "heldout"
     max_prompt_length: int = 32
     long_prompts: str = "drop"
+    long_completions: str = "error"
     prompt_template: str = "{prompt}"
 
     def __post_init__(self):
         _require(
-            "{prompt}" in self.prompt_template, "data.prompt_template", self.prompt_template, "needs {prompt} in it"
+            "{prompt}" in self.prompt_template, "prompt_template", self.prompt_template, "needs {prompt} in it"
         )
-        _require(self.max_prompt_length > 0, "data.max_prompt_length", self.max_prompt_length, "must be at least 1")
+        _require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,4 +215,4 @@ class RunSettings:
     mesh: MeshSettings = MeshSettings()
     seed: int = 0
     max_skips_in_a_row: int = 5
-    preemption_grace_seconds: float = 5.0
+    preemption_grace_seconds: float = 1.0

@@ -3,7 +3,7 @@
 The loop knows no language, no environment and no method; a phase brings its own functions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,8 +33,8 @@ class Phase(NamedTuple):
       name: for records.
       num_iterations: of this phase.
       begin: the state that the previous phase left -> the state of this phase's first iteration.
-      iterate: one iteration; returns the new state, whose ``step`` is one higher, and its metrics.  It calls the
-        preemption's ``poll`` and ``releasing`` itself, because only it knows when buffers are given away.
+      iterate: one iteration; returns the new state, whose ``step`` is one higher, and its metrics, ``num_tokens`` of this
+        iteration among them.
       evaluate: judges a state on held-out data.
       eval_every: iterations between evaluations; the phase's end is always evaluated.
     """
@@ -51,7 +51,7 @@ def train(
     phases: Sequence[Phase],
     state: TrainState,
     *,
-    phase_index: int,
+    host: Mapping[str, Any],
     checkpointer: Checkpointer,
     writer: Writer,
     preemption: Preemption,
@@ -63,8 +63,8 @@ def train(
 
     Args:
       phases: of the whole run.
-      state: of phase ``phase_index``, at any of its iterations.
-      phase_index: where ``state`` stands.
+      state: of phase ``host["phase"]``, at any of its iterations.
+      host: what goes into checkpoints beside the state: ``phase``, the index of its phase, and ``num_tokens`` so far.
       checkpointer, writer, preemption, progress: of the run.
       checkpoint_every: iterations between checkpoints.
       max_skips_in_a_row: the run ends with an error after so many updates in a row that were not finite.
@@ -76,11 +76,12 @@ def train(
       TooManySkippedUpdates: naming the step and the counters; the last good state is saved.
       Preempted: by the preemption, at a safe point.
     """
-    offset = sum(phase.num_iterations for phase in phases[:phase_index])
+    host = dict(host)
+    offset = sum(phase.num_iterations for phase in phases[: host["phase"]])
     total = sum(phase.num_iterations for phase in phases)
-    for index, phase in enumerate(phases[phase_index:], start=phase_index):
-        if index > phase_index:
-            state = phase.begin(state)
+    for index, phase in enumerate(phases[host["phase"] :], start=host["phase"]):
+        if index > host["phase"]:
+            state, host["phase"] = phase.begin(state), index
         last = {}
         if int(state.step) == 0:
             judged = phase.evaluate(state)
@@ -89,9 +90,10 @@ def train(
             if offset == 0:
                 writer.metrics(0, {"phase": phase.name, **judged.metrics})
         while int(state.step) < phase.num_iterations:
-            preemption.hold(offset + int(state.step), state, index)
-            preemption.poll()
+            preemption.hold(checkpointer.prepare(offset + int(state.step), state, host))
             state, row = phase.iterate(state)
+            host["num_tokens"] += row["num_tokens"]
+            row["num_tokens"] = host["num_tokens"]
             step, done = offset + int(state.step), int(state.step) == phase.num_iterations
             if done or int(state.step) % phase.eval_every == 0:
                 judged = phase.evaluate(state)
@@ -103,8 +105,7 @@ def train(
             progress.update(phase.name, step, total, {**last, **row})
             _check_skips(state, step, max_skips_in_a_row)
             if done or int(state.step) % checkpoint_every == 0:
-                preemption.hold(step, state, index)
-                checkpointer.save(step, state, {"phase": index})
+                checkpointer.save(step, state, host)
         offset += phase.num_iterations
     return state
 

@@ -184,7 +184,7 @@ def _step_duals(optimizers, duals, opt_state, grads, *, e_step: bool):
 
 
 def _apply(optimizers, state, grads, dual_grads, metrics) -> tuple[TrainState, Metrics]:
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(metrics["loss"].sum) & _all_finite(dual_grads)
     updates, opt_state = optimizers.params.update(grads, state.opt_state, state.params)
     duals, dual_opt_state = _step_duals(optimizers, state.duals, state.dual_opt_state, dual_grads, e_step=False)

@@ -1,0 +1,106 @@
+"""GSM8K from its own JSONL files, with the exact-match verifier, for models of any size.
+
+Reference: Cobbe et al. 2021 for the data; LLM V-MPO, document section 10, for the method.
+Command: python -m experiments.train --config=configs/llm/gsm8k.py --config.data.train_path=DIR/train.jsonl
+  --config.data.heldout_path=DIR/test.jsonl --config.model.path=CHECKPOINT --workdir=runs/gsm8k
+Without ``model.path`` a small decoder is trained from nothing: it shows the path, it does not learn to reason.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+import configs.common as common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """``arg``: the method of the second phase (default vmpo), and ``quick``."""
+    method, quick = common.parse_arg(arg, method="vmpo")
+    config = common.base()
+    config.model = ConfigDict(
+        {
+            # A Hugging Face folder; empty makes a decoder of the sizes below.
+            "path": "",
+            "num_layers": 4,
+            "hidden_size": 256,
+            "num_heads": 8,
+            "num_kv_heads": 8,
+            "intermediate_size": 768,
+            "max_positions": 512,
+            "vocab_size": 4096,
+            "dropout": 0.0,
+            "dtype": "auto",
+        }
+    )
+    config.data = ConfigDict(
+        {
+            "task": "jsonl",
+            "train_path": placeholder(str),
+            "heldout_path": placeholder(str),
+            # GSM8K's gold answers are the demonstrations of SFT, and what the verifier reads the number from.
+            "columns": {"question": "prompt", "answer": ("answer", "completion")},
+            "num_demonstrations": 0,
+            "num_train": 0,
+            "num_heldout": 128,
+            "max_prompt_length": 192,
+            "long_prompts": "drop",
+            "long_completions": "drop",
+            "prompt_template": "Question: {prompt}\nAnswer:",
+        }
+    )
+    config.rewards = ConfigDict({"exact_match": 1.0})
+    config.phases = ("sft", "rl")
+    config.sft = ConfigDict(
+        {
+            "method": "sft",
+            "source": "demonstrations",
+            "num_iterations": 500,
+            "batch_prompts": 32,
+            "num_generations": 1,
+            "max_completion_length": 320,
+            "num_updates": 1,
+            "num_microbatches": 4,
+            "baseline": "zero",
+            "optimizer": {"name": "adamw", "learning_rate": 1e-4, "schedule": "cosine", "warmup_steps": 20},
+        }
+    )
+    config.rl = ConfigDict(
+        {
+            "method": method,
+            "method_args": dict(common.METHODS[method]),
+            "source": "rollout",
+            "num_iterations": 200,
+            "batch_prompts": 64,
+            "num_generations": 8,
+            "max_completion_length": 320,
+            "baseline": "group_mean",
+            "num_updates": 4,
+            "num_microbatches": 4,
+            "optimizer": {"name": "adamw", "learning_rate": 1e-6, "warmup_steps": 15},
+        }
+    )
+    config.eval.update({"every": 10, "batch_prompts": 64})
+    if quick:
+        config.model.update(
+            {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 64}
+        )
+        config.model.vocab_size = 512
+        config.data.update({"num_demonstrations": 32, "num_train": 32, "num_heldout": 8, "max_prompt_length": 96})
+        config.data.long_prompts = "truncate"
+        config.eval.update({"every": 2, "batch_prompts": 8, "num_samples": 4})
+        config.checkpoint.every = 2
+        config.sft.optimizer.warmup_steps = 1
+        config.rl.optimizer.warmup_steps = 1
+        config.sft.update(
+            {"num_iterations": 2, "batch_prompts": 8, "num_microbatches": 2, "max_completion_length": 512}
+        )
+        config.rl.update(
+            {
+                "num_iterations": 2,
+                "batch_prompts": 4,
+                "num_generations": 2,
+                "max_completion_length": 16,
+                "num_updates": 2,
+                "num_microbatches": 1,
+            }
+        )
+    return config.lock()

@@ -1,0 +1,62 @@
+"""A pretrained story model learns to end its stories happily, within a length budget, near its reference.
+
+Reference: AT-DAR, document section 10 ("Novel Instantiations"): anchors pi_ref and pi_t, a KL budget each, solved.
+Command: python -m experiments.train --config=configs/llm/stories.py --config.model.path=DIR --workdir=runs/stories
+Expected and cost: see README.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+import configs.common as common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """``arg``: a method (default at_dar), and ``quick``."""
+    method, quick = common.parse_arg(arg, method="at_dar")
+    config = common.base()
+    config.model = ConfigDict(
+        {
+            # A Hugging Face folder of a story model; required.
+            "path": placeholder(str),
+            "dropout": 0.0,
+            "dtype": "float32",
+            # This family of models starts the next story where it ends one.
+            "end_tokens": ("<s>",),
+        }
+    )
+    config.data = ConfigDict(
+        {"task": "stories", "num_train": 420, "num_heldout": 96, "split": "heldout", "max_prompt_length": 64}
+    )
+    config.rewards = ConfigDict({"happy_ending": 0.5, "finished": 0.3, "no_repetition": 0.2})
+    config.phases = ("rl",)
+    config.rl = ConfigDict(
+        {
+            "method": method,
+            "method_args": dict(common.METHODS[method]),
+            "source": "rollout",
+            "num_iterations": 60,
+            "batch_prompts": 32,
+            "num_generations": 8,
+            "max_completion_length": 80,
+            "baseline": "group_mean",
+            "num_updates": 4,
+            "optimizer": {"name": "adam", "learning_rate": 3e-4, "b2": 0.95, "warmup_steps": 8},
+        }
+    )
+    config.eval.update({"every": 10, "batch_prompts": 96})
+    if quick:
+        config.data.update({"num_train": 16, "num_heldout": 8})
+        config.eval.update({"every": 2, "batch_prompts": 8, "num_samples": 4})
+        config.checkpoint.every = 2
+        config.rl.optimizer.warmup_steps = 1
+        config.rl.update(
+            {
+                "num_iterations": 2,
+                "batch_prompts": 4,
+                "num_generations": 2,
+                "max_completion_length": 8,
+                "num_updates": 2,
+            }
+        )
+    return config.lock()

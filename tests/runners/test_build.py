@@ -1,0 +1,98 @@
+"""Configs become settings, and every mistake in one names its place, its value and the fix."""
+
+import pytest
+
+from configs.llm import arithmetic, gsm8k, stories
+from gempi_jax.runners.build import method_from_settings, settings_from_config
+from gempi_jax.runners.optimizers import build_optimizers
+from gempi_jax.runners.settings import PhaseSettings
+
+
+def changed(**changes):
+    """The arithmetic config as plain values, with dotted keys set; ``None`` deletes."""
+    values = arithmetic.get_config("vmpo,quick").to_dict()
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        section = values
+        for name in path:
+            section = section[name]
+        if value is None:
+            del section[last]
+        else:
+            section[last] = value
+    return values
+
+
+@pytest.mark.parametrize("method", ["vmpo", "awr", "dar", "rl_em", "at_dar", "sft"])
+@pytest.mark.parametrize("quick", ["", ",quick"])
+def test_every_config_is_valid(method, quick):
+    settings = settings_from_config(arithmetic.get_config(method + quick))
+    assert list(settings.phases) == ["sft", "rl"]
+    for name, phase in settings.phases.items():
+        method_from_settings(name, phase)
+        build_optimizers(phase, name)
+
+
+def test_a_config_with_required_paths_says_so():
+    for module in (stories, gsm8k):
+        config = module.get_config("quick")
+        with pytest.raises(ValueError, match=r"config\.(model\.path|data\.train_path).*required"):
+            settings_from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rl__learning_rte": 1.0}, r"config\.rl\.learning_rte: unknown key"),
+        ({"rl__optimizer__learning_rte": 1.0}, r"optimizer\.learning_rte: unknown key; did you mean 'learning_rate'"),
+        ({"sed": 1}, r"config\.sed: unknown key; did you mean 'seed'"),
+        ({"model__dropout": 1.5}, r"config\.model\.dropout = 1\.5: a rate is in \[0, 1\)"),
+        ({"model__num_layers": "two"}, r"config\.model\.num_layers = 'two': must be of type int, is str"),
+        ({"rl__batch_prompts": True}, r"config\.rl\.batch_prompts = True: must be of type int"),
+        ({"rl__batch_prompts": 7}, r"batch_prompts = 7: must be a multiple of num_updates"),
+        ({"rl__temperature": 0.0}, r"config\.rl\.temperature = 0\.0"),
+        ({"phases": ("sft", "rll")}, r"config\.phases names 'rll'"),
+        ({"phases": "sft"}, r"config\.phases = 'sft': must be a tuple"),
+        ({"data": None}, r"config\.data: missing"),
+        ({"rewards": "exact_match"}, r"config\.rewards = 'exact_match': must be a section"),
+        ({"mesh__dat": 2}, r"config\.mesh\.dat: unknown key; did you mean 'data'"),
+    ],
+)
+def test_mistakes_name_place_value_and_fix(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings_from_config(changed(**changes))
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        (PhaseSettings(method="vmop"), r"config\.rl\.method = 'vmop': did you mean 'vmpo'"),
+        (PhaseSettings(method_args={"epsilon_eta_": 1.0}), r"method_args\.epsilon_eta_: vmpo has no such argument"),
+        (PhaseSettings(method_args={"epsilon_eta": -1.0}), r"config\.rl\.method_args = \{'epsilon_eta': -1\.0\}"),
+        (PhaseSettings(method_args={"temperature": "solvd"}), r"temperature = 'solvd': did you mean 'solved'"),
+    ],
+)
+def test_methods_are_checked(phase, message):
+    with pytest.raises(ValueError, match=message):
+        method_from_settings("rl", phase)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rl__optimizer__name": "adamm"}, r"config\.rl\.optimizer\.name = 'adamm': did you mean 'adam"),
+        ({"rl__optimizer__schedule": "cos"}, r"config\.rl\.optimizer\.schedule = 'cos'"),
+        ({"rl__optimizer__learning_rate": -1.0}, r"config\.rl\.optimizer: learning rate = -1\.0"),
+        ({"rl__optimizer__warmup_steps": 10**6}, r"config\.rl\.optimizer: warmup_steps = 1000000"),
+    ],
+)
+def test_optimizers_are_checked(changes, message):
+    phase = settings_from_config(changed(**changes)).phases["rl"]
+    with pytest.raises(ValueError, match=message):
+        build_optimizers(phase, "rl")
+
+
+@pytest.mark.parametrize("arg", ["vmop", "vmpo,awr", "vmpo,fast"])
+def test_a_config_arg_that_means_nothing_is_refused(arg):
+    with pytest.raises(ValueError, match="expected one method of"):
+        arithmetic.get_config(arg)
