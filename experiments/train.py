@@ -5,11 +5,11 @@
 Started again with the same command, a run goes on where it was; with another config, its workdir is refused.
 """
 
-import logging
 import pathlib
 import sys
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from gempi_jax.report import write_report
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int | None:
     if len(argv) > 1:
         print(f"unexpected arguments {argv[1:]}: settings are given as --config.key=value", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    absl_logging.set_verbosity(absl_logging.WARNING)
     from gempi_jax.runners.llm import run  # after the flags are known to be right: importing jax takes seconds
 
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)

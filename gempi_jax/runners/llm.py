@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gempi_jax.llm import load_pretrained, rewards, save_pretrained
-from gempi_jax.llm.hf.pretrained import Pretrained, new_pretrained
+from gempi_jax.llm import rewards
+from gempi_jax.llm.hf.pretrained import Pretrained, load_pretrained, save_pretrained
 from gempi_jax.llm.packing import TooLong
 from gempi_jax.llm.tokenizers import Alphabet, train_tokenizer
-from gempi_jax.models import DecoderConfig, ValueHead
+from gempi_jax.models import Decoder, DecoderConfig, ValueHead
 from gempi_jax.runners import phase as phases
 from gempi_jax.runners.build import lookup, method_from_settings
 from gempi_jax.runners.data import Source
@@ -66,7 +66,7 @@ def run(settings: RunSettings, workdir: pathlib.Path, config: dict[str, Any]) ->
         Writer(workdir, resumed_at=None if restored is None else restored.step) as writer,
         Preemption(grace_seconds=settings.preemption_grace_seconds) as preemption,
     ):
-        steps = plan.phases(preemption)
+        steps = plan.make_phases(preemption)
         if restored is None:
             state, host = steps[0].begin(plan.initial_state()), {"phase": 0, "num_tokens": 0.0}
         else:
@@ -92,7 +92,7 @@ def load_policy(settings: RunSettings, task: Task) -> Pretrained:
     model = settings.model
     dtype = _activation_dtype(model.dtype)
     if model.path:
-        pretrained = load_pretrained(model.path)
+        pretrained = load_pretrained(model.path, dtype=jnp.float32)
         config = pretrained.model.config
     else:
         texts = [row["prompt"] + row["completion"] for row in task.demonstrations]
@@ -108,7 +108,9 @@ def load_policy(settings: RunSettings, task: Task) -> Pretrained:
             max_positions=model.max_positions,
             tie_embeddings=True,
         )
-        pretrained = new_pretrained(config, tokenizer, jax.random.key(settings.seed))
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        params = jax.jit(Decoder(config).init)(jax.random.key(settings.seed), tokens)["params"]
+        pretrained = Pretrained(Decoder(config), params, tokenizer)
     config = dataclasses.replace(config, embedding_dropout=model.dropout, residual_dropout=model.dropout)
     return pretrained._replace(model=pretrained.model.clone(config=config, dtype=dtype))
 
@@ -197,7 +199,7 @@ class Plan:
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, self._shardings(shape)
         )
 
-    def phases(self, preemption: Preemption) -> list[Phase]:
+    def make_phases(self, preemption: Preemption) -> list[Phase]:
         """The phases, their functions compiled at their first call."""
         tokenizer = self.pretrained.tokenizer
         resources = phases.Resources(

@@ -36,7 +36,7 @@ def test_every_config_is_valid(method, quick):
 def test_a_config_with_required_paths_says_so():
     for module in (stories, gsm8k):
         config = module.get_config("quick")
-        with pytest.raises(ValueError, match=r"config\.(model\.path|data\.train_path).*required"):
+        with pytest.raises(ValueError, match=r"config\.(model\.path|data\.(train|heldout)_path): required"):
             settings_from_config(config)
 
 
