@@ -4,6 +4,7 @@ from gempi_jax.llm.chat import Conversation, encode_conversation
 from gempi_jax.llm.columns import DataError
 from gempi_jax.llm.datasets import batch_indices, load_rows
 from gempi_jax.llm.generate import Completions, generate
+from gempi_jax.llm.hf import CheckpointConfig, Pretrained, load_pretrained, save_pretrained
 from gempi_jax.llm.packing import (
     Encoded,
     MultipleOf,
@@ -32,6 +33,7 @@ from gempi_jax.llm.tokenizers import Alphabet, load_tokenizer, train_tokenizer
 
 __all__ = [
     "Alphabet",
+    "CheckpointConfig",
     "Completions",
     "Conversation",
     "DataError",
@@ -39,6 +41,7 @@ __all__ = [
     "MultipleOf",
     "Padded",
     "PowerOfTwo",
+    "Pretrained",
     "RewardError",
     "RewardResult",
     "RewardSpec",
@@ -56,11 +59,13 @@ __all__ = [
     "exact_match",
     "generate",
     "hidden_states",
+    "load_pretrained",
     "load_reward",
     "load_rows",
     "load_tokenizer",
     "pad_batch",
     "preflight",
+    "save_pretrained",
     "score",
     "story_reward",
     "token_terms",

@@ -1,0 +1,6 @@
+"""Hugging Face checkpoints, in and out."""
+
+from gempi_jax.llm.hf.config import read_config, write_config
+from gempi_jax.llm.hf.pretrained import CheckpointConfig, Pretrained, load_pretrained, save_pretrained
+
+__all__ = ["CheckpointConfig", "Pretrained", "load_pretrained", "read_config", "save_pretrained", "write_config"]
