@@ -28,43 +28,83 @@ class Minimum(NamedTuple):
     Attributes:
       x: the minimiser.
       z: the multipliers of x >= 0; positive where a coordinate is at 0.
+      slope: gradient and Hessian there.
       num_iterations: passes over the data.
     """
 
     x: Float[Array, "m"]
     z: Float[Array, "m"]
+    slope: Slope
     num_iterations: Int[Array, ""]
 
 
 class _State(NamedTuple):
+    """Where the search stands, and the trial point that the next pass evaluates."""
+
     x: Array
     z: Array
     slope: Slope
-    damping: Array
+    step: Array
+    length: Array
+    barrier: Array
+    descent: Array
     residual: Array
     count: Array
 
 
-def solve_small(matrix: Float[Array, "m m"], vector: Float[Array, "m"]) -> Float[Array, "m"]:
-    """matrix^-1 vector for a symmetric positive matrix of a few rows, unrolled: no library call inside mapped code."""
+def inverse_small(matrix: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    """Inverse of a symmetric positive matrix of a few rows, unrolled: no library call inside mapped code."""
     size = matrix.shape[0]
-    rows = jnp.concatenate([matrix, vector[:, None]], axis=1)
+    rows = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], axis=1)
     for i in range(size):
         pivot = rows[i] / rows[i, i]
-        rows = jnp.stack([pivot if j == i else rows[j] - rows[j, i] * pivot for j in range(size)])
-    return rows[:, -1]
+        rows = (rows - rows[:, i, None] * pivot[None]).at[i].set(pivot)
+    return rows[:, size:]
 
 
-def _direction(state: _State, barrier, on_simplex: bool):
+def _direction(x, z, slope: Slope, barrier, on_simplex: bool):
     """The Newton step of grad - barrier / x, in units of x; on the simplex the step keeps the sum."""
-    x, z, (gradient, hessian) = state.x, state.z, state.slope
-    scaled = hessian * x[:, None] * x[None, :] + jnp.diag(x * z)
+    scaled = slope.hessian * x[:, None] * x[None, :] + jnp.diag(x * z)
     scaled = scaled + jnp.diag(1e-6 * jnp.diag(scaled) + 1e-30)
-    step = solve_small(scaled, -(gradient * x - barrier))
+    inverse = inverse_small(scaled)
+    step = inverse @ (barrier - slope.gradient * x)
     if on_simplex:
-        drift = solve_small(scaled, x)
+        drift = inverse @ x
         step = step - drift * (jnp.dot(x, step) / jnp.dot(x, drift))
     return step
+
+
+def _longest(x, change, share):
+    """The largest length at which x + length * change keeps all but ``share`` of x."""
+    return jnp.min(jnp.where(change < 0, -share * x / jnp.where(change < 0, change, -1.0), jnp.inf))
+
+
+def _residual(x, z, gradient, scale):
+    """The largest violation of grad = z, relative to both, and of min(x, z) = 0, in units of the sum and ``scale``."""
+    # Sums of a few hundred thousand float32 terms leave about 5e-7 of noise in a KL of any size.
+    mismatch = jnp.maximum(jnp.abs(gradient - z) - 5e-7, 0.0) / (scale + z)
+    return jnp.maximum(jnp.max(mismatch), jnp.max(jnp.minimum(x / jnp.sum(x), z / scale)))
+
+
+def _advance(state: _State, scale, on_simplex: bool) -> _State:
+    """From an accepted point: the next barrier, direction and full length."""
+    barrier = 0.05 * jnp.mean(state.x * state.z)
+    step = _direction(state.x, state.z, state.slope, barrier, on_simplex)
+    # A coordinate may shrink tenfold or grow eightfold at once: the model is not trusted further.
+    length = jnp.minimum(_longest(jnp.ones_like(step), step, 0.9), 8.0 / jnp.maximum(jnp.max(step), 1e-30))
+    descent = jnp.abs(jnp.dot(state.slope.gradient * state.x - barrier, step))
+    residual = _residual(state.x, state.z, state.slope.gradient, scale)
+    return state._replace(
+        step=step, length=jnp.minimum(1.0, length), barrier=barrier, descent=descent, residual=residual
+    )
+
+
+def _accepted(state: _State, trial, slope: Slope, scale, on_simplex: bool) -> _State:
+    """Moves to the trial point and takes the multipliers along: z dx + x dz = barrier - x z."""
+    change = state.barrier / state.x - state.z - state.z * state.step
+    z = state.z + jnp.minimum(1.0, _longest(state.z, change, 0.95)) * change
+    z = jnp.where(state.count == 0, jnp.maximum(slope.gradient, 0.1 * scale), z)
+    return _advance(state._replace(x=trial, z=z, slope=slope), scale, on_simplex)
 
 
 def barrier_newton(
@@ -74,63 +114,55 @@ def barrier_newton(
     *,
     on_simplex: bool = False,
     floor: float = 1e-7,
-    tolerance: float = 5e-6,
+    tolerance: float = 2e-5,
     max_iterations: int = 50,
 ) -> Minimum:
     """Minimises a convex function over x >= 0, or over the simplex.
 
     Args:
       oracle: x -> gradient and Hessian, one pass over the data.
-      start: a point with positive coordinates (on the simplex: their sum is kept).
+      start: a point with positive coordinates (on the simplex: with sum 1).
       scale: the size of gradients that matter, by coordinate.
-      on_simplex: keeps the sum of x.
+      on_simplex: keeps sum x = 1; the slope's gradient is then relative to its mean under x.
       floor: stops where all coordinates are below it.
       tolerance: of the optimality conditions, in units of ``scale``.
       max_iterations: bound on the passes.
     """
 
-    def residual_of(x, z, gradient):
-        if on_simplex:
-            gradient = gradient - jnp.dot(x, gradient - z) / jnp.sum(x)
-        gap = x * z / jnp.sum(x)
-        # Sums of a few hundred thousand float32 terms leave about 2e-7 of noise in a KL of any size.
-        return jnp.max(jnp.maximum(jnp.maximum(jnp.abs(gradient - z) - 2e-7, 0.0), gap) / scale)
-
     def unfinished(state):
         return (state.count < max_iterations) & (state.residual > tolerance) & (jnp.max(state.x) > floor)
 
     def iterate(state):
-        x, z, gradient = state.x, state.z, state.slope.gradient
-        barrier = 0.05 * jnp.mean(x * z)
-        step = _direction(state, barrier, on_simplex)
-        # A coordinate may shrink tenfold or grow eightfold at once: the model is not trusted further.
-        longest = jnp.min(jnp.where(step < 0, -0.9 / jnp.where(step < 0, step, -1.0), 8.0 / jnp.maximum(step, 1e-30)))
-        length = state.damping * jnp.minimum(1.0, longest)
-        trial = x * (1.0 + length * step)
+        trial = state.x * (1.0 + state.length * state.step)
+        trial = trial / jnp.sum(trial) if on_simplex else trial
         slope = oracle(trial)
-        before = jnp.dot(gradient * x - barrier, step)
-        after = jnp.dot(slope.gradient * x - barrier * x / trial, step)
-        accept = after <= 0.5 * jnp.abs(before)
-        # Complementarity along the step: z dx + x dz = barrier - x z.
-        z_step = barrier / x - z - z * step
-        z_longest = jnp.min(jnp.where(z_step < 0, -0.95 * z / jnp.where(z_step < 0, z_step, -1.0), 1.0))
-        z_trial = z + jnp.minimum(1.0, z_longest) * z_step
-        new_x, new_z = jnp.where(accept, trial, x), jnp.where(accept, z_trial, z)
-        new_slope = jax.tree.map(lambda new, old: jnp.where(accept, new, old), slope, state.slope)
-        secant = jnp.abs(before) / jnp.maximum(jnp.abs(before) + after, 1e-30)
-        damping = jnp.where(accept, 1.0, state.damping * jnp.clip(secant, 0.1, 0.5))
-        return _State(new_x, new_z, new_slope, damping, residual_of(new_x, new_z, new_slope.gradient), state.count + 1)
+        if on_simplex:
+            # Only differences of the gradient count; the common level would drown small coordinates in rounding.
+            slope = slope._replace(gradient=slope.gradient - jnp.dot(trial, slope.gradient))
+        uphill = jnp.dot(slope.gradient * state.x - state.barrier * state.x / trial, state.step)
+        # Convex along the step: a slope that has not turned round to half its size is near enough to the minimum.
+        accept = (state.count == 0) | (uphill <= 0.5 * state.descent)
+        moved = _accepted(state, trial, slope, scale, on_simplex)
+        secant = jnp.clip(state.descent / jnp.maximum(state.descent + uphill, 1e-30), 0.1, 0.5)
+        stayed = state._replace(length=state.length * secant)
+        chosen = jax.tree.map(lambda new, old: jnp.where(accept, new, old), moved, stayed)
+        return chosen._replace(count=state.count + 1)
 
-    slope = oracle(start)
-    z = jnp.maximum(slope.gradient, 0.1 * scale)
-    if on_simplex:
-        level = jnp.dot(start, slope.gradient) / jnp.sum(start)
-        z = jnp.maximum(slope.gradient - level, 0.1 * scale)
+    size = start.shape[0]
+    zero, nothing = jnp.zeros_like(start), jnp.zeros_like(start[0])
     first = _State(
-        start, z, slope, jnp.ones_like(start[0]), residual_of(start, z, slope.gradient), jnp.ones((), jnp.int32)
+        start,
+        jnp.ones_like(start),
+        Slope(zero, jnp.zeros((size, size), start.dtype)),
+        zero,
+        nothing,
+        nothing,
+        nothing,
+        nothing + jnp.inf,
+        jnp.zeros((), jnp.int32),
     )
     last = jax.lax.while_loop(unfinished, iterate, first)
-    return Minimum(last.x, last.z, last.count)
+    return Minimum(last.x, last.z, last.slope, last.count)
 
 
 def slack(minimum: Minimum) -> Bool[Array, "m"]:

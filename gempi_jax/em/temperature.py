@@ -1,12 +1,16 @@
 """Temperatures that solve (25): budgets in, coefficients out, and a certificate where no target can meet them."""
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from gempi_jax.em.mixture import expand
-from gempi_jax.em.solver import Slope, barrier_newton, slack
+from gempi_jax.em.diagnostics import anchor_kl
+from gempi_jax.em.mixture import expand, log_weights_from_ratios
+from gempi_jax.em.solver import Slope, barrier_newton, inverse_small, slack
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
@@ -40,87 +44,63 @@ class _Problem(NamedTuple):
 
     advantages: Array
     log_ratios: Array
-    where: Array
+    number: Array
     support: Array
     axis: int | None
     axis_name: AxisName
 
 
 def _moments(log_weights, directions, problem: _Problem):
-    """log Z-hat, and the mean and covariance of ``directions`` [m, *E] under the weights; averaged over groups."""
-    axis = problem.axis
+    """log Z-hat, and the mean [m] and covariance [m, m] of ``directions`` [m, *E] under the weights, over groups."""
+    axis = None if problem.axis is None else problem.axis % log_weights.ndim
     within = problem.axis_name if axis is None else None
     top = reductions.max(log_weights, where=problem.support, axis=axis, axis_name=within, keepdims=True)
     top = jnp.where(top > -jnp.inf, top, 0.0)
     terms = jnp.where(problem.support, jnp.exp(jnp.where(problem.support, log_weights - top, 0.0)), 0.0)
-
-    def over_scope(x):
-        return reductions.sum(jnp.sum(x, axis=axis, keepdims=True), axis=(), axis_name=within)
-
-    total = over_scope(terms)
-    number = over_scope(problem.where.astype(terms.dtype))
+    total = reductions.sum(jnp.sum(terms, axis=axis, keepdims=True), axis=(), axis_name=within)
     some = total > 0
     safe_total = jnp.where(some, total, 1.0)
-    log_z = jnp.where(some, jnp.log(safe_total) + top - jnp.log(jnp.maximum(number, 1.0)), 0.0)
+    log_z = jnp.where(some, jnp.log(safe_total / problem.number) + top, 0.0)
     weights = terms / safe_total
-    means = [over_scope(weights * direction) for direction in directions]
-    centred = [direction - mean for direction, mean in zip(directions, means, strict=True)]
-    covariance = [[jnp.sum(weights * a * b) for b in centred] for a in centred]
-
+    samples = tuple(range(1, directions.ndim))
+    means = jnp.sum(weights[None] * directions, axis=samples if axis is None else axis + 1, keepdims=True)
+    means = reductions.sum(means, axis=(), axis_name=within)
+    centred = directions - means
+    products = weights[None, None] * centred[:, None] * centred[None, :]
+    covariance = reductions.sum(products, axis=tuple(axis + 1 for axis in samples), axis_name=problem.axis_name)
     groups = None if axis is None else problem.axis_name
-    count = jnp.maximum(reductions.sum(some.astype(terms.dtype), axis_name=groups), 1.0)
-
-    def over_groups(x):
-        return reductions.sum(
-            jnp.stack([jnp.sum(jnp.where(some, entry, 0.0)) for entry in x]), axis=(), axis_name=groups
-        )
-
-    size = len(directions)
-    flat = jnp.stack([entry for row in covariance for entry in row])
-    flat = reductions.sum(flat, axis=(), axis_name=problem.axis_name)
-    return over_groups([log_z])[0] / count, over_groups(means) / count, flat.reshape(size, size) / count
+    count = jnp.maximum(reductions.count(some, axis_name=groups), 1).astype(total.dtype)
+    means = reductions.sum(means, axis=samples, axis_name=groups)
+    return reductions.sum(log_z, axis_name=groups) / count, means / count, covariance / count
 
 
 def _dual_slope(coefficients, budgets, problem: _Problem) -> Slope:
     """eps - KL and Cov_w(r_j - l, r_l - l) / Lambda."""
     total = jnp.sum(coefficients)
     ratios = problem.log_ratios
-    tilt = problem.advantages + jnp.sum(expand(coefficients, ratios) * ratios, axis=0)
-    log_weights = tilt / total
-    # Inside the covariance l is measured from the group's largest value, which cancels against log Z in the KL.
-    log_z, means, covariance = _moments(log_weights, [ratio - log_weights for ratio in ratios], problem)
+    log_weights = (problem.advantages + jnp.sum(expand(coefficients, ratios) * ratios, axis=0)) / total
+    log_z, means, covariance = _moments(log_weights, ratios - log_weights[None], problem)
     return Slope(budgets + means + log_z, covariance / total)
 
 
-def _overlap_slope(shares, budgets, problem: _Problem) -> Slope:
-    """Of log mean exp(sum_j s_j r_ij) + sum_j s_j eps_j, whose minimum over the simplex is minus the shortfall."""
+def _overlap(shares, budgets, problem: _Problem) -> tuple[Array, Slope]:
+    """log mean exp(sum_j s_j r_ij) + sum_j s_j eps_j, whose minimum over the simplex is minus the shortfall."""
     ratios = problem.log_ratios
     log_weights = jnp.sum(expand(shares, ratios) * ratios, axis=0)
-    _, means, covariance = _moments(log_weights, list(ratios), problem)
-    return Slope(budgets + means, covariance)
-
-
-def _overlap(shares, budgets, problem: _Problem):
-    ratios = problem.log_ratios
-    log_z, _, _ = _moments(jnp.sum(expand(shares, ratios) * ratios, axis=0), list(ratios), problem)
-    return log_z + jnp.dot(shares, budgets)
+    log_z, means, covariance = _moments(log_weights, ratios, problem)
+    return log_z + jnp.dot(shares, budgets), Slope(budgets + means, covariance)
 
 
 def _certificate(budgets, problem: _Problem):
     """max over the simplex of -log Z-hat(s) - s . eps: positive exactly when no target meets the budgets (Chernoff)."""
     size = budgets.shape[0]
-    start = jnp.full((size,), 1.0 / size, budgets.dtype)
-    if size == 1:
-        return -_overlap(start, budgets, problem), jnp.ones((), jnp.int32)
-    found = barrier_newton(
-        lambda shares: _overlap_slope(shares, budgets, problem),
-        start,
-        jnp.full((size,), jnp.min(budgets)),
-        on_simplex=True,
-    )
-    corners = [-_overlap(corner, budgets, problem) for corner in jnp.eye(size, dtype=budgets.dtype)]
-    inside = -_overlap(found.x / jnp.sum(found.x), budgets, problem)
-    return jnp.maximum(inside, jnp.max(jnp.stack(corners))), found.num_iterations + size + 1
+    shares, passes = jnp.full((size,), 1.0 / size, budgets.dtype), 0
+    if size > 1:
+        scale = jnp.full((size,), jnp.min(budgets))
+        found = barrier_newton(lambda s: _overlap(s, budgets, problem)[1], shares, scale, on_simplex=True)
+        shares = jnp.where(slack(found), 0.0, found.x)
+        shares, passes = shares / jnp.sum(shares), found.num_iterations
+    return -_overlap(shares, budgets, problem)[0], passes + 1
 
 
 def _prepare(advantages, log_ratios, where, axis, axis_name):
@@ -135,26 +115,53 @@ def _prepare(advantages, log_ratios, where, axis, axis_name):
     variance = reductions.mean(jnp.square(below - mean), where=support, axis_name=axis_name)
     unit = jnp.where(variance > 0, jnp.sqrt(variance), 1.0)
     ratios = jnp.where(support[None], log_ratios, 0.0)
-    return _Problem(below / unit, ratios, mask, support, axis, axis_name), unit
+    number = reductions.sum(jnp.sum(mask, axis=axis, keepdims=True, dtype=jnp.int32), axis=(), axis_name=within)
+    number = jnp.maximum(number, 1).astype(unit.dtype)
+    return _Problem(below / unit, ratios, number, support, axis, axis_name), unit
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def _solve(budgets, advantages, log_ratios, mask, axis, axis_name) -> TemperatureSolution:
     problem, unit = _prepare(advantages, log_ratios, mask, axis, axis_name)
     excess, passes = _certificate(budgets, problem)
-    shortfall = jnp.maximum(excess, 0.0)
-    feasible = shortfall <= 1e-6 + 1e-5 * jnp.min(budgets)
+    feasible = excess <= 1e-6 + 1e-5 * jnp.min(budgets)
+    shortfall = jnp.where(feasible, 0.0, excess)
     # At the smallest raise the only target left ignores the advantages; a tenth of a budget more keeps lambda finite.
     effective = jnp.where(feasible, budgets, budgets + shortfall + 0.1 * jnp.min(budgets))
     start = 1.0 / jnp.sqrt(2.0 * effective) / budgets.shape[0]
     found = barrier_newton(lambda x: _dual_slope(x, effective, problem), start, effective, floor=_FLOOR)
-    idle = slack(found)
-    scaled = jnp.where(idle, 0.0, found.x)
-    total = jnp.sum(scaled)
-    scaled = jnp.where(total < _FLOOR, found.x * (_FLOOR / jnp.sum(found.x)), scaled)
+    saturated = jnp.sum(found.x) <= _FLOOR * budgets.shape[0]
+    kept = jnp.where(slack(found), 0.0, found.x)
+    scaled = jnp.where(saturated, found.x * (_FLOOR / jnp.sum(found.x)), kept)
     kl = effective - _dual_slope(scaled, effective, problem).gradient
-    return TemperatureSolution(
-        scaled * unit, kl, feasible, shortfall, found.num_iterations + passes + 1, jnp.sum(scaled) <= 1.01 * _FLOOR
-    )
+    iterations = found.num_iterations + passes + 1
+    return TemperatureSolution(scaled * unit, kl, feasible, shortfall, iterations, saturated)
+
+
+@_solve.defjvp
+def _solve_jvp(axis, axis_name, primals, tangents):
+    """Implicit differentiation of eps - KL(lambda, data) = 0 over the positive lambda: H d lambda = d KL - d eps."""
+    budgets, advantages, log_ratios, mask = primals
+    solution = _solve(budgets, advantages, log_ratios, mask, axis, axis_name)
+    coefficients = solution.coefficients
+    problem, unit = _prepare(advantages, log_ratios, mask, axis, axis_name)
+
+    def kl_of(advantages, log_ratios):
+        log_weights = log_weights_from_ratios(advantages, log_ratios, coefficients)
+        return anchor_kl(log_weights, log_ratios, where=mask, axis=axis, axis_name=axis_name)
+
+    _, d_kl = jax.jvp(kl_of, (advantages, log_ratios), tangents[1:3])
+    active = (coefficients > 0) & ~solution.saturated
+    both = active[:, None] & active[None, :]
+    hessian = _dual_slope(coefficients / unit, budgets, problem).hessian / unit
+    reduced = jnp.where(both, hessian, jnp.eye(budgets.shape[0], dtype=budgets.dtype))
+    step = inverse_small(reduced) @ jnp.where(active, d_kl - tangents[0], 0.0)
+    moved = jax.tree.map(_no_tangent, solution)
+    return solution, moved._replace(coefficients=step, kl=d_kl - jnp.where(both, hessian, 0.0) @ step)
+
+
+def _no_tangent(x):
+    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0)
 
 
 def solve_temperature(
@@ -176,6 +183,9 @@ def solve_temperature(
       axis: the samples of a group; ``None`` when the batch is one scope. Groups share the coefficients; ``jax.vmap``
         solves each on its own.
       axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
+
+    Coefficients and KLs are differentiable by the implicit function theorem (raised budgets count as given); shortfall
+    and flags are not differentiated.
 
     Returns:
       The solution; with infeasible budgets that of budgets raised by the shortfall and a tenth of the smallest budget.
