@@ -12,7 +12,6 @@ from jaxtyping import PyTree
 from gempi_jax.training import jsonfiles
 
 NAME = "manifest.json"
-_FIELDS = frozenset({"step", "fingerprint", "leaves", "files", "host"})
 
 
 class CorruptCheckpoint(Exception):
@@ -37,7 +36,8 @@ def describe(leaves: Mapping[str, Any]) -> dict[str, str]:
 def write(folder: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Adds the sizes and checksums of the folder's files to the content and writes it beside them."""
     files = {str(file.relative_to(folder)): _fingerprint(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-    data = json.dumps({**content, "files": files}, allow_nan=False)
+    content = {**content, "files": files}
+    data = json.dumps({"crc32": _checksum(content), "content": content}, allow_nan=False)
     jsonfiles.write_atomically(folder / NAME, data.encode())
 
 
@@ -48,11 +48,12 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
       CorruptCheckpoint: naming the file at fault.
     """
     try:
-        content = json.loads((folder / NAME).read_bytes())
-    except (OSError, ValueError) as error:
-        raise CorruptCheckpoint(f"{NAME} is missing or unreadable ({error})") from error
-    if not isinstance(content, dict) or not content.keys() >= _FIELDS:
-        raise CorruptCheckpoint(f"{NAME} lacks one of {sorted(_FIELDS)}")
+        data = json.loads((folder / NAME).read_bytes())
+        content, expected = data["content"], data["crc32"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CorruptCheckpoint(f"{NAME} is missing or unreadable ({error!r})") from error
+    if _checksum(content) != expected:
+        raise CorruptCheckpoint(f"{NAME} is not as it was written")
     for name, expected in content["files"].items():
         try:
             found = _fingerprint(folder / name)
@@ -84,6 +85,10 @@ def _mismatch(folder: pathlib.Path, path: str, there: str, here: str) -> None:
         f"checkpoint {folder} is of another model or run: {path} is {there} there and {here} in this run. "
         "Use the settings of the run that wrote it, or another workdir. The checkpoint was left as it is."
     )
+
+
+def _checksum(content: Any) -> int:
+    return zlib.crc32(json.dumps(content).encode())
 
 
 def _fingerprint(file: pathlib.Path) -> list[int]:

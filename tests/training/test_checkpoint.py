@@ -120,8 +120,11 @@ def test_the_template_may_depend_on_the_phase(tmp_path):
 
 def test_only_the_latest_are_kept_and_a_step_is_written_once(tmp_path):
     checkpointer = make_checkpointer(tmp_path, keep=2)
-    for step in (1, 5, 20, 20):
+    for step in (1, 5, 20):
         checkpointer.save(step, {"x": jnp.int32(step)}, {})
+    written = (tmp_path / "checkpoints" / "step_000000020").stat()
+    checkpointer.save(20, {"x": jnp.int32(20)}, {})
+    assert (tmp_path / "checkpoints" / "step_000000020").stat().st_ino == written.st_ino
     assert checkpointer.steps() == [5, 20]
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_000000005", "step_000000020"]
 
@@ -132,7 +135,8 @@ def test_damage_is_passed_over_then_replaced_and_displaces_nothing_good(tmp_path
     for step in (10, 20):
         checkpointer.save(step, {"x": jnp.full(100, step)}, {"step": step})
     folder = tmp_path / "checkpoints" / "step_000000020"
-    damage(max(folder.rglob("*"), key=lambda file: file.stat().st_size * file.is_file()), how)
+    data = [file for file in folder.glob("arrays/**/d/*") if file.is_file()]
+    damage(max(data, key=lambda file: file.stat().st_size), how)
     checkpointer = make_checkpointer(tmp_path, keep=2)
     with caplog.at_level(logging.WARNING):
         restored = checkpointer.restore_latest({"x": jnp.zeros(100, jnp.int32)})
@@ -146,15 +150,15 @@ def test_damage_is_passed_over_then_replaced_and_displaces_nothing_good(tmp_path
     assert restored.step == 20
 
 
-def test_every_file_of_a_checkpoint_is_guarded(tmp_path, caplog):
-    make_checkpointer(tmp_path).save(1, {"x": jnp.arange(100)}, {})
-    files = [file for file in (tmp_path / "checkpoints").rglob("*") if file.is_file()]
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def test_every_file_of_a_checkpoint_is_guarded(tmp_path, how):
+    make_checkpointer(tmp_path).save(1, {"x": jnp.arange(100)}, {"position": 1})
+    files = [file for file in (tmp_path / "checkpoints").rglob("*") if file.is_file() and file.stat().st_size]
     assert len(files) > 3
     for file in files:
         content = file.read_bytes()
-        damage(file, "truncated")
-        whole = len(content) == 0  # half of nothing
-        assert (make_checkpointer(tmp_path).restore_latest({"x": jnp.arange(100)}) is not None) == whole, file
+        damage(file, how)
+        assert make_checkpointer(tmp_path).restore_latest({"x": jnp.arange(100)}) is None, file
         file.write_bytes(content)
     assert make_checkpointer(tmp_path).restore_latest({"x": jnp.arange(100)}) is not None
 
@@ -257,6 +261,7 @@ def victim(ready):
     while True:
         step += 1
         checkpointer.save(step, state(step), {"step": step})
+        os.write(ready, b"%d " % step)
 
 delays = random.Random(0)
 for _ in range(int(sys.argv[2])):
@@ -269,12 +274,14 @@ for _ in range(int(sys.argv[2])):
             os._exit(1)
     os.close(writer)
     resumed_at = os.read(reader, 100)
-    time.sleep(delays.uniform(0.02, 0.25))
+    begin = time.monotonic()
+    assert os.read(reader, 100), f"the victim ended by itself after {resumed_at}"
+    one_save = time.monotonic() - begin
+    time.sleep(delays.uniform(0.0, 1.5 * one_save))
     os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"the victim ended by itself after {resumed_at}"
+    os.waitpid(child, 0)
     os.close(reader)
-    print(resumed_at.decode())
+    print(resumed_at.split()[0].decode())
 """
 
 
@@ -289,11 +296,10 @@ def test_killed_at_any_moment_the_run_goes_on_from_its_latest_checkpoint(tmp_pat
     assert run.returncode == 0, run.stderr
     steps = [int(step) for step in run.stdout.split()]
     assert len(steps) == 8
-    assert steps == sorted(steps)
-    assert steps[-1] > 0
+    assert steps == sorted(set(steps))  # each victim completed a save at least, and nobody lost it
     half_written = [line for line in run.stderr.splitlines() if line in ("1", "2")]
     assert len(half_written) >= 3
     restored = checkpoint.Checkpointer(tmp_path, keep=2, fingerprint={}).steps()
-    assert restored[-1] >= steps[-1]
-    content = json.loads((tmp_path / f"step_{restored[-1]:09d}" / "manifest.json").read_text())
+    assert restored[-1] > steps[-1]
+    content = json.loads((tmp_path / f"step_{restored[-1]:09d}" / "manifest.json").read_text())["content"]
     assert content["host"] == {"step": restored[-1]}

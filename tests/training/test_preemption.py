@@ -65,9 +65,13 @@ def phase(name, directory, ready):
                 checkpointer.save(step, state, {"phase": name})
         elif name == "polling":
             os.write(ready, b"!")
-            while True:
-                time.sleep(0.01)
-                preemption.poll()
+            try:
+                while True:
+                    time.sleep(0.01)
+                    preemption.poll()
+            finally:  # the watcher leaves it the time to unwind
+                time.sleep(0.6)
+                open(os.path.join(directory, "unwound"), "w").close()
         elif name == "donated":
             pending.save()
             jax.jit(lambda state: jax.tree.map(jnp.copy, state), donate_argnums=0)(state)
@@ -128,6 +132,7 @@ def test_every_phase_ends_with_exit_code_0_and_a_checkpoint(tmp_path):
         results[result["phase"]].update(result)
     assert [result["status"] for result in results.values()] == [0] * len(phases), run.stderr
     assert max(result["seconds"] for result in results.values()) < 15, results
+    assert (tmp_path / "polling" / "unwound").exists()
     steps = {name: result.get("step") for name, result in results.items()}
     assert steps.pop("saving") > 7
     assert steps.pop("before the first iteration") is None
