@@ -9,7 +9,7 @@ from gempi_jax.report.aggregate import Summary, summarize
 from gempi_jax.report.checks import findings
 from gempi_jax.report.document import figure_html, page, table_html, write_page
 from gempi_jax.report.panels import PANELS, PROGRESS, Panel, expand
-from gempi_jax.report.plots import NUM_COLORS, Curve, draw
+from gempi_jax.report.plots import NUM_COLORS, curve, draw
 from gempi_jax.report.records import Run, read_run
 from gempi_jax.report.tables import (
     Table,
@@ -122,11 +122,8 @@ def _charts(members: dict[str, list[Run]], metric: str, share: bool) -> str:
     for panel in (progress, reward, *PANELS):
         lines = expand(panel, sorted({name for group in members.values() for run in group for name in run.names()}))
         for line, name in lines:
-            curves = [
-                Curve(label, tuple(series for run in group if len((series := run.series(name)).steps)))
-                for label, group in members.items()
-            ]
-            curves = [curve for curve in curves if curve.series][:NUM_COLORS]
+            found = [curve(label, name, panel, group) for label, group in members.items()]
+            curves = [one for one in found if one.series][:NUM_COLORS]
             if curves:
                 title = panel.title if len(lines) == 1 else f"{panel.title}: {line}"
                 figures.append(figure_html(panel, title, curves, draw(curves, panel, name=title)))

@@ -21,7 +21,7 @@ class Panel(NamedTuple):
       reference: a level that means something, and its name; "" draws none.
       share: values are shares, shown in per cent.
       per_phase: phases mean different things and get a figure each.
-      sparse: each point is a measurement of its own: drawn with dots, never smoothed.
+      positive: a value of 0 says that there is none, as the temperature of SFT does, and is not drawn.
     """
 
     title: str
@@ -30,7 +30,7 @@ class Panel(NamedTuple):
     reference: tuple[float, str] | None = None
     share: bool = False
     per_phase: bool = False
-    sparse: bool = False
+    positive: bool = False
 
 
 PROGRESS = Panel(
@@ -59,6 +59,7 @@ PANELS = (
         "Temperature",
         "High: all samples count alike. Low: the best ones alone.",
         (Line("estep/temperature", "Λ"),),
+        positive=True,
     ),
     Panel(
         "Multiplier of the trust region",

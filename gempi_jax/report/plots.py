@@ -43,30 +43,41 @@ _STYLE = {
 
 
 class Curve(NamedTuple):
-    """What is drawn: a label, and one series per run of the group."""
+    """What is drawn.
+
+    Attributes:
+      label: in the figure's keys.
+      series: one per run; several are drawn as their mean and its 95 % interval.
+      sparse: each point is a measurement of its own: drawn with dots, never smoothed.
+    """
 
     label: str
     series: tuple[Series, ...]
+    sparse: bool = False
 
 
 def curves_of(run: Run, panel: Panel, phase: str | None = None) -> list[Curve]:
     """The panel's lines for which the run has values."""
-    curves = []
-    for label, name in expand(panel, run.names()):
-        series = run.series(name, phase)
-        if len(series.steps):
-            curves.append(Curve(label, (series,)))
-    return curves[:NUM_COLORS]
+    curves = [curve(label, name, panel, [run], phase) for label, name in expand(panel, run.names())]
+    return [one for one in curves if one.series][:NUM_COLORS]
+
+
+def curve(label: str, metric: str, panel: Panel, runs: Sequence[Run], phase: str | None = None) -> Curve:
+    """A metric of several runs; those that have no values are left out."""
+    found = [run.series(metric, phase) for run in runs]
+    if panel.positive:
+        found = [Series(one.steps[one.values > 0], one.values[one.values > 0]) for one in found]
+    return Curve(label, tuple(one for one in found if len(one.steps)), sparse=metric.startswith("heldout/"))
 
 
 def draw(curves: Sequence[Curve], panel: Panel, *, name: str, run: Run | None = None, width: float = 4.2) -> str:
     """Draws a panel.
 
     Args:
-      curves: at least one; several series of a curve are drawn as their mean and its 95 % interval.
+      curves: at least one, each with at least one series.
       panel: what they show.
       name: unique on the page; identifies the drawing's inner parts.
-      run: whose phases are shaded; ``None`` shades none.
+      run: whose phases are shaded and interrupt the curves; ``None`` has none.
       width: in units of 72 CSS pixels.
 
     Returns:
@@ -76,7 +87,8 @@ def draw(curves: Sequence[Curve], panel: Panel, *, name: str, run: Run | None = 
         figure = Figure(figsize=(width, 2.1 if width < 6 else 2.45))
         FigureCanvasSVG(figure)
         axes = _axes(figure, room_for_label=panel.reference is not None)
-        extents = [_draw_curve(axes, curve, _COLORS[f"c{i + 1}"], panel) for i, curve in enumerate(curves)]
+        cuts = [phase.first for phase in run.phases[1:]] if run is not None else []
+        extents = [_draw_curve(axes, curve, _COLORS[f"c{i + 1}"], cuts) for i, curve in enumerate(curves)]
         _frame(axes, panel, np.concatenate(extents))
         if run is not None:
             _shade_phases(axes, run, curves)
@@ -92,25 +104,39 @@ def _axes(figure: Figure, *, room_for_label: bool):
     )
 
 
-def _draw_curve(axes, curve: Curve, color: str, panel: Panel) -> np.ndarray:
+def _draw_curve(axes, curve: Curve, color: str, cuts: Sequence[int]) -> np.ndarray:
     """Draws one curve; returns the values that must be visible."""
     if len(curve.series) > 1:
-        mean = band([_calm(one) for one in curve.series])
-        axes.fill_between(mean.steps, mean.low, mean.high, color=color, alpha=0.16, linewidth=0)
-        axes.plot(mean.steps, mean.mean, color=color, linewidth=1.8)
-        # Means have widened spikes to the width of their window.
-        window = 2 * (len(mean.steps) // _POINTS_PER_WINDOW) + 9
-        return np.concatenate([running_median(values, window) for values in (mean.mean, mean.low, mean.high)])
+        return _draw_band(axes, curve, color)
     steps, values = curve.series[0]
-    if panel.sparse or curve.label.startswith("held"):
+    if curve.sparse:
         axes.plot(steps, values, color=color, linewidth=1.8, marker="o", markersize=3.4 if len(steps) < 60 else 0)
         return values
-    smoothed = _calm(curve.series[0]).values
-    if len(values) >= 2 * _POINTS_PER_WINDOW:
-        axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.35)
-    axes.plot(steps, smoothed, color=color, linewidth=1.8, marker="o" if len(steps) == 1 else "")
+    visible = []
+    for index in np.split(np.arange(len(steps)), np.searchsorted(steps, cuts)):
+        if len(index):
+            visible.append(_draw_stretch(axes, Series(steps[index], values[index]), color))
+    return np.concatenate(visible)
+
+
+def _draw_band(axes, curve: Curve, color: str) -> np.ndarray:
+    mean = band(curve.series if curve.sparse else [_calm(one) for one in curve.series])
+    axes.fill_between(mean.steps, mean.low, mean.high, color=color, alpha=0.16, linewidth=0)
+    axes.plot(mean.steps, mean.mean, color=color, linewidth=1.8)
+    if curve.sparse:
+        return np.concatenate([mean.mean, mean.low, mean.high])
+    # Running means have widened spikes to the width of their window.
+    window = 2 * (len(mean.steps) // _POINTS_PER_WINDOW) + 9
+    return np.concatenate([running_median(values, window) for values in (mean.mean, mean.low, mean.high)])
+
+
+def _draw_stretch(axes, series: Series, color: str) -> np.ndarray:
+    if len(series.steps) >= 2 * _POINTS_PER_WINDOW:
+        axes.plot(series.steps, series.values, color=color, linewidth=0.6, alpha=0.35)
+    marker = "o" if len(series.steps) == 1 else ""
+    axes.plot(series.steps, _calm(series).values, color=color, linewidth=1.8, marker=marker, markersize=3.4)
     # One wild value must not flatten all others: a spike may leave the frame.
-    return np.concatenate([running_median(values, 9), np.quantile(values, [0.02, 0.98])])
+    return np.concatenate([running_median(series.values, 9), np.quantile(series.values, [0.02, 0.98])])
 
 
 def _calm(series: Series) -> Series:
@@ -126,10 +152,7 @@ def _frame(axes, panel: Panel, visible: np.ndarray) -> None:
                       va="center", color=_COLORS["ink"])  # fmt: skip
         visible = np.append(visible, [0.0, level])
     if len(visible):
-        low, high = float(visible.min()), float(visible.max())
-        low = 0.0 if 0 <= low < 0.5 * high else low
-        margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-        axes.set_ylim(low - (margin if low else 0.0), high + margin)
+        axes.set_ylim(_limits(float(visible.min()), float(visible.max())))
     axes.margins(x=0.01)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
@@ -139,6 +162,14 @@ def _frame(axes, panel: Panel, visible: np.ndarray) -> None:
     axes.yaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{100 * value:g} %" if panel.share else number(value))
     )
+
+
+def _limits(low: float, high: float) -> tuple[float, float]:
+    """From zero where that costs less than half of the height; a hundredth of the value fills it at least."""
+    widen = max(0.0, 0.01 * max(abs(low), abs(high)) - (high - low)) / 2
+    low, high = (0.0 if 0 <= low < 0.5 * high else low - widen), high + widen
+    margin = 0.08 * (high - low) or 1.0
+    return low - (margin if low else 0.02 * high), high + margin
 
 
 def _shade_phases(axes, run: Run, curves: Sequence[Curve]) -> None:

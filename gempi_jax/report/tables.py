@@ -14,8 +14,8 @@ HEADLINES = ("heldout/accuracy", "heldout/reward", "reward")
 
 METHOD_NAMES = {
     "sft": "SFT", "awr": "AWR", "vmpo": "V-MPO", "mpo": "MPO", "dar": "DAR", "at_dar": "AT-DAR", "dar_tr": "DAR-TR",
-    "top_k_dar": "Top-k DAR", "rl_em": "RL-EM",
-    "ppo": "PPO", "dpo": "DPO", "ipo": "IPO", "rdpo": "rDPO", "beta_dpo": "β-DPO", "virel": "VIREL", "maxmin": "MaxMin",
+    "top_k_dar": "Top-k DAR", "rl_em": "RL-EM", "ppo": "PPO", "dpo": "DPO", "ipo": "IPO", "rdpo": "rDPO",
+    "beta_dpo": "β-DPO", "virel": "VIREL", "maxmin": "MaxMin",
 }  # fmt: skip
 
 

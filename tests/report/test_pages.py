@@ -201,6 +201,20 @@ def test_one_wild_value_does_not_flatten_a_curve(make_workdir):
     assert "1,000,000" not in drawing.text
 
 
+def test_phases_interrupt_a_curve_and_a_temperature_of_zero_is_none(make_workdir):
+    rows = [{"step": step, "phase": "sft", "estep/temperature": 0.0, "loss": 9.0} for step in (1, 2)]
+    rows += [{"step": step, "phase": "rl", "estep/temperature": 0.5, "loss": 1.0} for step in (3, 4)]
+    run = read_run(make_workdir(rows=rows))
+    temperature, loss = (
+        Panel("", "", (Line(name, name),), positive=name != "loss") for name in ("estep/temperature", "loss")
+    )
+
+    assert curves_of(run, temperature)[0].series[0].steps.tolist() == [3, 4]
+    connected = draw(curves_of(run, loss), loss, name="x").count("var(--c1)")
+    interrupted = draw(curves_of(run, loss), loss, name="x", run=run).count("var(--c1)")
+    assert (connected, interrupted) == (1, 2)
+
+
 def test_a_curve_of_equal_values_can_be_drawn(make_workdir):
     run = read_run(make_workdir(rows=[{"step": step, "phase": "rl", "loss": 0.0} for step in (1, 2, 3)]))
     series = run.series("loss")
