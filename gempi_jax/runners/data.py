@@ -106,6 +106,7 @@ class Source:
             completions=tokens,
             mask=np.arange(tokens.shape[-1]) < lengths[..., None],
             sampler_shift=np.zeros(rewards.shape, np.float32),
+            model_log_probs=np.zeros(tokens.shape, np.float32),
             rewards=rewards,
             index=np.arange(len(index), dtype=np.int32),
         )

@@ -228,7 +228,16 @@ class Iteration:
         scored = self.source.rewards(prompts, host)
         clock.lap("reward")
         groups = np.arange(len(prompts.lengths), dtype=np.int32)
-        batch = Batch(tokens, lengths, completions.tokens, completions.mask, shift, scored.rewards, groups)
+        batch = Batch(
+            tokens,
+            lengths,
+            completions.tokens,
+            completions.mask,
+            shift,
+            completions.model_log_probs,
+            scored.rewards,
+            groups,
+        )
         return self.resources.place(batch), scored.metrics, scored.finite
 
     def _learn(self, state, batch, key, clock):

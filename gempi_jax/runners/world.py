@@ -24,6 +24,7 @@ class Batch(NamedTuple):
       completions: right-padded.
       mask: the tokens that the policy wrote, its end token included.
       sampler_shift: log b(y_t) - log pi_t(y_t) at temperature 1: what tempering and truncation changed; 0 of a dataset.
+      model_log_probs: log pi_t(y_t) as the sampler computed it, nats; 0 of a dataset.
       rewards: r_i.
       index: the group's place in the global batch; its dropout masks come from it.
     """
@@ -33,6 +34,7 @@ class Batch(NamedTuple):
     completions: Int[Array, "G K C"]
     mask: Bool[Array, "G K C"]
     sampler_shift: Float[Array, "G K"]
+    model_log_probs: Float[Array, "G K C"]
     rewards: Float[Array, "G K"]
     index: Int[Array, "G"]
 
@@ -105,7 +107,8 @@ def score_batch(
         tie_break=batch.rewards,
     )
     num_tokens = batch.mask.sum().astype(jnp.float32)
-    metrics = {"entropy": Metric(now.entropy.sum(), num_tokens)}
+    gap = jnp.abs(now.log_probs - jnp.where(batch.mask, batch.model_log_probs, 0.0)).sum()
+    metrics = {"entropy": Metric(now.entropy.sum(), num_tokens), "sampler_gap": Metric(gap, num_tokens)}
     if "ref" in sequence:
         metrics["kl"] = Metric.of((sequence["old"] - sequence["ref"]).mean())
     return Scored(batch, now.prompt_hidden, now.log_probs), samples, metrics
