@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from gempi_jax.llm.hf.fields import Fields
+from gempi_jax.llm.hf.fields import MOST_LAYERS, Fields
 from gempi_jax.llm.hf.rope import read_rotary, write_rotary
 from gempi_jax.models import RMS, Band, DecoderConfig, Layer, Learned, gelu, gelu_tanh
 
@@ -70,7 +70,7 @@ def _llama_like(fields: Fields, *, tie: bool = False, activation: str = "hidden_
         "vocab_size": fields.size("vocab_size"),
         "hidden_size": fields.size("hidden_size"),
         "intermediate_size": fields.size("intermediate_size"),
-        "num_layers": fields.size("num_hidden_layers"),
+        "num_layers": fields.size("num_hidden_layers", largest=MOST_LAYERS),
         "num_heads": fields.size("num_attention_heads"),
         "num_kv_heads": fields.size("num_key_value_heads", None),
         "head_dim": fields.size("head_dim", None),
@@ -87,14 +87,6 @@ def _llama_like(fields: Fields, *, tie: bool = False, activation: str = "hidden_
     if "positions" not in changes:
         values["positions"] = read_rotary(fields, values["max_positions"])
     return DecoderConfig(**values | changes)
-
-
-def _layers(fields: Fields) -> int:
-    """The number of layers, without taking it; bounded, since lists are made of this length."""
-    value = fields.values.get("num_hidden_layers")
-    if isinstance(value, int) and value > 4096:
-        raise fields.error(f"attribute 'num_hidden_layers' is {value}; more than 4096 is not believed")
-    return value if isinstance(value, int) else 0
 
 
 def _windows(fields: Fields, window: int | None, default: list[str]) -> tuple[int | None, ...]:
@@ -171,10 +163,8 @@ _LLAMA = _ENDS + _PROJECTIONS + _PRE
 
 
 def _gpt2(fields: Fields) -> DecoderConfig:
-    width, layers = fields.size("n_embd", 768), fields.size("n_layer", 12)
+    width, layers = fields.size("n_embd", 768), fields.size("n_layer", 12, MOST_LAYERS)
     by_layer = fields.flag("scale_attn_by_inverse_layer_idx", False)
-    if by_layer and layers > 4096:
-        raise fields.error(f"attribute 'n_layer' is {layers}; more than 4096 is not believed")
     for name in ("is_encoder_decoder", "add_cross_attention"):
         fields.only(name, False)
     fields.only("pruned_heads", {}, [])

@@ -7,6 +7,7 @@ _REQUIRED = object()
 
 # Far beyond any model; what is larger is a mistake or an attack, and would only exhaust memory later.
 _LARGEST = 1 << 24
+MOST_LAYERS = 4096
 
 HARMLESS = frozenset(
     """
@@ -45,13 +46,13 @@ class Fields:
             raise self.error(f"attribute {name!r} is missing; add it")
         return self.values.pop(name, default)
 
-    def size(self, name: str, default: Any = _REQUIRED) -> int | None:
-        """A count: a whole number from 1 to 2^24."""
+    def size(self, name: str, default: Any = _REQUIRED, largest: int = _LARGEST) -> int | None:
+        """A count: a whole number from 1 to ``largest``."""
         value = self.take(name, default)
         if value is default:
             return value
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-            raise self.error(f"attribute {name!r} is {value!r}; it must be a whole number from 1 to {_LARGEST}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+            raise self.error(f"attribute {name!r} is {value!r}; it must be a whole number from 1 to {largest}")
         return value
 
     def number(self, name: str, default: Any = _REQUIRED) -> float | None:
