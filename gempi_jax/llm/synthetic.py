@@ -115,7 +115,7 @@ def _solvable(template: _Template, split: str) -> tuple[tuple[int, int, int], ..
 
 def _endless(stream: random.Random, items: tuple):
     """All items in random order, then all again in another."""
-    while True:
+    while items:
         yield from stream.sample(items, len(items))
 
 
