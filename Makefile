@@ -68,7 +68,7 @@ clean: ## remove the environments and caches; runs stay
 
 # Stamps, touched last: an interrupted set-up is done again, a finished one is not.
 $(VENV)/.made:
-	python="$(PYTHON)"; python="$${python:-$$(.ci/find_python 3.11 3.12)}"; \
+	@python="$(PYTHON)"; python="$${python:-$$(.ci/find_python 3.11 3.12)}"; \
 	echo "making $(VENV) with $$python"; "$$python" -m venv "$(VENV)"
 	touch "$@"
 
@@ -83,7 +83,7 @@ $(TEST_STAMP): $(TEST_REQUIREMENTS) requirements.txt constraints.txt | $(VENV)/.
 	touch "$@" "$(VENV)/.dev-installed" "$(VENV)/.run-installed"
 
 $(VENV_LATEST)/.latest-installed: requirements-latest.txt
-	python="$(PYTHON_LATEST)"; python="$${python:-$$(.ci/find_python 3.12)}"; \
+	@python="$(PYTHON_LATEST)"; python="$${python:-$$(.ci/find_python 3.12)}"; \
 	echo "making $(VENV_LATEST) with $$python"; "$$python" -m venv "$(VENV_LATEST)"
 	"$(VENV_LATEST)/bin/python" $(PIP_INSTALL) --upgrade -r requirements-latest.txt
 	touch "$@"
