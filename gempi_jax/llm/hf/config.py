@@ -5,7 +5,8 @@ import json
 import pathlib
 from typing import Any
 
-from gempi_jax.llm.hf.families import FAMILIES, Family
+from gempi_jax.llm.hf.families import FAMILIES
+from gempi_jax.llm.hf.family import Family
 from gempi_jax.llm.hf.fields import Fields
 from gempi_jax.models import DecoderConfig
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gempi_jax.llm.hf.config import read_json
-from gempi_jax.llm.hf.families import Family
+from gempi_jax.llm.hf.family import Family
 from gempi_jax.llm.hf.tensor_files import Plan, TensorFile, write_tensors
 from gempi_jax.models import Decoder, DecoderConfig
 from gempi_jax.types import Params
