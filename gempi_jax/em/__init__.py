@@ -35,6 +35,7 @@ from gempi_jax.em.spec import (
     TopK,
     Unconstrained,
 )
+from gempi_jax.em.target import sampled_divergences, solve_target, target_log_weights
 from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
 from gempi_jax.numerics.selection import top_k_mask
 
@@ -69,7 +70,10 @@ __all__ = [
     "m_step",
     "normalize_weights",
     "project_duals",
+    "sampled_divergences",
+    "solve_target",
     "solve_temperature",
+    "target_log_weights",
     "temperature_dual",
     "top_k_mask",
     "truncation_mass",

@@ -10,8 +10,10 @@ from gempi_jax.em import diagnostics, mixture
 from gempi_jax.em.duals import MINIMUM, temperature_dual
 from gempi_jax.em.filtering import select
 from gempi_jax.em.spec import Dual, Fixed, GempiSpec, Scope, Score, TopK
+from gempi_jax.em.target import sampled_divergences, target_log_weights
 from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
 from gempi_jax.numerics import reductions
+from gempi_jax.numerics.divergences import KL
 from gempi_jax.numerics.masked import real
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array, Duals
@@ -75,9 +77,8 @@ def _coefficients(
         return jnp.asarray([anchor.coefficient for anchor in spec.anchors], jnp.float32), None
     if isinstance(spec.temperature, Dual):
         return jnp.maximum(duals["temperature"], MINIMUM), None
-    axis = -1 if spec.scope is Scope.GROUP else None
     solution = solve_temperature(
-        _budgets(spec), batch.advantages, batch.log_ratios, where=selected, axis=axis, axis_name=axis_name
+        _budgets(spec), batch.advantages, batch.log_ratios, where=selected, axis=spec.scope_axis, axis_name=axis_name
     )
     return solution.coefficients, solution
 
@@ -87,15 +88,49 @@ def _filter(spec: GempiSpec, duals: Duals, batch: _Batch, tie_break: Array | Non
     log_weights = batch.advantages
     if isinstance(spec.filter, TopK) and spec.filter.score is Score.LOG_WEIGHT:
         first, _ = _coefficients(spec, duals, batch, batch.where, axis_name)
-        log_weights = _log_weights(batch, first)
+        log_weights = _log_weights(spec, batch, first, batch.where, axis_name)
     tie_break = None if tie_break is None else reductions.detach(tie_break)
     return select(
         spec.filter, batch.advantages, log_weights, where=batch.where, tie_break=tie_break, axis_name=axis_name
     )
 
 
-def _log_weights(batch: _Batch, coefficients: Float[Array, "m"]) -> Float[Array, "*E"]:
-    return mixture.log_weights_from_ratios(batch.advantages, batch.log_ratios, coefficients)
+def _log_weights(
+    spec: GempiSpec, batch: _Batch, coefficients: Float[Array, "m"], where: Bool[Array, "*E"], axis_name: AxisName
+) -> Float[Array, "*E"]:
+    """l_i: in closed form for KL, which needs no scope; otherwise (22) solved on the samples of the scope."""
+    if spec.closed_form:
+        return mixture.log_weights_from_ratios(batch.advantages, batch.log_ratios, coefficients)
+    return target_log_weights(
+        batch.advantages,
+        batch.log_ratios,
+        coefficients,
+        spec.divergences,
+        where=where,
+        axis=spec.scope_axis,
+        axis_name=axis_name,
+    )
+
+
+def _dual_loss(
+    spec: GempiSpec, coefficients: Array, batch: _Batch, log_weights: Array, selected: Array, axis_name: AxisName
+) -> Float[Array, ""]:
+    """L(lambda), (25); for divergences without a closed form its value and its gradient eps - D(q*) at lambda."""
+    if not isinstance(spec.temperature, Dual):
+        return jnp.zeros(())
+    axis = spec.scope_axis
+    budgets = _budgets(spec)
+    if spec.closed_form:
+        return temperature_dual(
+            coefficients, budgets, batch.advantages, batch.log_ratios, where=selected, axis=axis, axis_name=axis_name
+        )
+    spent = sampled_divergences(
+        log_weights, batch.log_ratios, spec.divergences, where=selected, axis=axis, axis_name=axis_name
+    )
+    weights = diagnostics.scope_weights(log_weights, where=selected, axis=axis, axis_name=axis_name)
+    gain = reductions.sum(weights * batch.advantages, axis_name=axis_name)
+    # max over q of E_q[A] - lambda . (D - eps): by the envelope its derivative in lambda leaves q alone.
+    return reductions.detach(gain) + jnp.dot(coefficients, budgets - reductions.detach(spent))
 
 
 def _weights(spec: GempiSpec, log_weights: Array, selected: Array, number: Array, axis_name: AxisName) -> Array:
@@ -104,8 +139,7 @@ def _weights(spec: GempiSpec, log_weights: Array, selected: Array, number: Array
         # exp overflows beyond 88 nats; what is beyond is a weight that a clip should have caught.
         bounded = jnp.minimum(log_weights, 80.0 if spec.weight_clip is None else jnp.log(spec.weight_clip))
         return jnp.where(selected, jnp.exp(jnp.where(selected, bounded, 0.0)), 0.0) / jnp.maximum(number, 1.0)
-    axis = -1 if spec.scope is Scope.GROUP else None
-    return diagnostics.scope_weights(log_weights, where=selected, axis=axis, axis_name=axis_name)
+    return diagnostics.scope_weights(log_weights, where=selected, axis=spec.scope_axis, axis_name=axis_name)
 
 
 def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisName = None) -> Target:
@@ -128,20 +162,9 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     batch = _clean(samples, axis_name)
     selected = _filter(spec, reductions.detach(duals), batch, samples.tie_break, axis_name)
     coefficients, solution = _coefficients(spec, duals, batch, selected, axis_name)
-    log_weights = _log_weights(batch, reductions.detach(coefficients))
+    log_weights = _log_weights(spec, batch, reductions.detach(coefficients), selected, axis_name)
     weights = _weights(spec, log_weights, selected, batch.number, axis_name)
-    dual_loss = jnp.zeros(())
-    if isinstance(spec.temperature, Dual):
-        axis = -1 if spec.scope is Scope.GROUP else None
-        dual_loss = temperature_dual(
-            coefficients,
-            _budgets(spec),
-            batch.advantages,
-            batch.log_ratios,
-            where=selected,
-            axis=axis,
-            axis_name=axis_name,
-        )
+    dual_loss = _dual_loss(spec, coefficients, batch, log_weights, selected, axis_name)
     metrics = _metrics(spec, batch, reductions.detach(coefficients), log_weights, selected, axis_name)
     if solution is not None:
         metrics["estep/feasible"] = Metric.of(solution.feasible)
@@ -155,7 +178,7 @@ def _metrics(
     spec: GempiSpec, batch: _Batch, coefficients: Array, log_weights: Array, selected: Array, axis_name: AxisName
 ) -> Metrics:
     """``estep/*``; KLs and log Z-hat are means over groups when the scope is the group."""
-    axis = -1 if spec.scope is Scope.GROUP else None
+    axis = spec.scope_axis
     weights = diagnostics.scope_weights(log_weights, where=selected, axis=axis, axis_name=axis_name)
     number = reductions.count(selected, axis_name=axis_name).astype(jnp.float32)
     size = diagnostics.effective_sample_size(weights, where=selected, axis_name=axis_name)
@@ -183,9 +206,16 @@ def _metrics(
         clipped = reductions.count(selected & (log_weights > jnp.log(spec.weight_clip)), axis_name=axis_name)
         values["clip_fraction"] = clipped.astype(jnp.float32) / jnp.maximum(number, 1.0)
     kls = diagnostics.anchor_kl(log_weights, batch.log_ratios, where=selected, axis=axis, axis_name=axis_name)
+    spent = kls
+    if not spec.closed_form:
+        spent = sampled_divergences(
+            log_weights, batch.log_ratios, spec.divergences, where=selected, axis=axis, axis_name=axis_name
+        )
     for j, anchor in enumerate(spec.anchors):
         values[f"coefficient/{anchor.policy}"] = coefficients[j]
         values[f"kl/{anchor.policy}"] = kls[j]
+        name = "kl" if anchor.divergence is KL else anchor.divergence.name
+        values[f"{name}/{anchor.policy}"] = spent[j]
         if anchor.budget is not None:
-            values[f"kl_over_budget/{anchor.policy}"] = kls[j] / anchor.budget
+            values[f"{name}_over_budget/{anchor.policy}"] = spent[j] / anchor.budget
     return {f"estep/{name}": Metric.of(value) for name, value in values.items()}

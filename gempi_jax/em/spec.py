@@ -311,3 +311,18 @@ class GempiSpec:
     def policies(self) -> tuple[str, ...]:
         """The frozen policies that ``Samples.anchor_log_probs`` holds, in order."""
         return tuple(anchor.policy for anchor in self.anchors)
+
+    @property
+    def divergences(self) -> tuple[FDivergence, ...]:
+        """D_j, in the order of the anchors."""
+        return tuple(anchor.divergence for anchor in self.anchors)
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the target is (23): every D_j is KL."""
+        return all(divergence is KL for divergence in self.divergences)
+
+    @property
+    def scope_axis(self) -> int | None:
+        """The axis of one scope: the last for groups, ``None`` (all) for the batch."""
+        return -1 if self.scope is Scope.GROUP else None

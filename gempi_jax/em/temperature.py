@@ -11,12 +11,16 @@ from jaxtyping import Bool, Float, Int
 from gempi_jax.em.diagnostics import anchor_kl
 from gempi_jax.em.mixture import expand, log_weights_from_ratios
 from gempi_jax.em.solver import Slope, barrier_newton, inverse_small, slack
-from gempi_jax.numerics import reductions
+from gempi_jax.numerics import masked, reductions
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
 
 _FLOOR = 1e-6
 """Smallest total temperature, in standard deviations of the advantages: below it the best sample has all the mass."""
+
+
+_ABSENT = -1e15
+"""The advantage of a sample that is not there: exp gives 0, and 0 times it stays 0."""
 
 
 class TemperatureSolution(NamedTuple):
@@ -40,12 +44,21 @@ class TemperatureSolution(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """Samples as the solver wants them: advantages at most 0, no infinities, mask and support apart."""
+    """Samples as the solver wants them: advantages at most 0, log-ratios centred by scope, absent samples far below.
+
+    Attributes:
+      advantages: in units of their standard deviation, 0 for the best of a scope, -1e15 for what is masked.
+      log_ratios: minus their mean over the scope, 0 for what is masked.
+      number: k of the scope.
+      live: whether the scope has a sample at all.
+      axis: of the scope.
+      axis_name: of the scope (``axis=None``) or of the groups.
+    """
 
     advantages: Array
     log_ratios: Array
     number: Array
-    support: Array
+    live: Array
     axis: int | None
     axis_name: AxisName
 
@@ -53,29 +66,35 @@ class _Problem(NamedTuple):
 def _moments(log_weights, directions, problem: _Problem):
     """log Z-hat, and the mean [m] and covariance [m, m] of ``directions`` [m, *E] under the weights, over groups."""
     axis = None if problem.axis is None else problem.axis % log_weights.ndim
-    within = problem.axis_name if axis is None else None
-    top = reductions.max(log_weights, where=problem.support, axis=axis, axis_name=within, keepdims=True)
-    top = jnp.where(top > -jnp.inf, top, 0.0)
-    terms = jnp.where(problem.support, jnp.exp(jnp.where(problem.support, log_weights - top, 0.0)), 0.0)
-    total = reductions.sum(jnp.sum(terms, axis=axis, keepdims=True), axis=(), axis_name=within)
-    some = total > 0
-    safe_total = jnp.where(some, total, 1.0)
-    log_z = jnp.where(some, jnp.log(safe_total / problem.number) + top, 0.0)
-    weights = terms / safe_total
-    samples = tuple(range(1, directions.ndim))
-    means = jnp.sum(weights[None] * directions, axis=samples if axis is None else axis + 1, keepdims=True)
-    means = reductions.sum(means, axis=(), axis_name=within)
-    centred = directions - means
-    products = weights[None, None] * centred[:, None] * centred[None, :]
-    covariance = reductions.sum(products, axis=tuple(axis + 1 for axis in samples), axis_name=problem.axis_name)
-    groups = None if axis is None else problem.axis_name
-    count = jnp.maximum(reductions.count(some, axis_name=groups), 1).astype(total.dtype)
-    means = reductions.sum(means, axis=samples, axis_name=groups)
-    return reductions.sum(log_z, axis_name=groups) / count, means / count, covariance / count
+    within, groups = (problem.axis_name, None) if axis is None else (None, problem.axis_name)
+
+    def over_scope(x):
+        return reductions.sum(jnp.sum(x, axis=axis, keepdims=True), axis=(), axis_name=within)
+
+    def over_groups(x):
+        return reductions.sum(x, axis_name=groups) / count
+
+    top = reductions.max(log_weights, axis=axis, axis_name=within, keepdims=True)
+    # The barrier keeps the exponential from being computed again in every sum.
+    terms = jax.lax.optimization_barrier(jnp.exp(log_weights - top))
+    total = over_scope(terms)
+    share = jnp.where(problem.live, 1.0 / total, 0.0)
+    log_z = jnp.where(problem.live, jnp.log(total / problem.number) + top, 0.0)
+    count = jnp.maximum(reductions.count(problem.live, axis_name=groups), 1).astype(total.dtype)
+    size = directions.shape[0]
+    means = [over_scope(terms * directions[j]) * share for j in range(size)]
+    # One sum for each pair: the array of all products at once would not stay in the cache.
+    entries = {
+        (j, i): over_groups(over_scope(terms * directions[j] * directions[i]) * share - means[j] * means[i])
+        for j in range(size)
+        for i in range(j, size)
+    }
+    covariance = [[entries[min(j, i), max(j, i)] for i in range(size)] for j in range(size)]
+    return over_groups(log_z), jnp.stack([over_groups(x) for x in means]), jnp.asarray(covariance)
 
 
 def _dual_slope(coefficients, budgets, problem: _Problem) -> Slope:
-    """eps - KL and Cov_w(r_j - l, r_l - l) / Lambda."""
+    """eps - KL and Cov_w(r_j - l, r_l - l) / Lambda; ``budgets`` are shifted by the centres of the log-ratios."""
     total = jnp.sum(coefficients)
     ratios = problem.log_ratios
     log_weights = (problem.advantages + jnp.sum(expand(coefficients, ratios) * ratios, axis=0)) / total
@@ -87,53 +106,65 @@ def _overlap(shares, budgets, problem: _Problem) -> tuple[Array, Slope]:
     """log mean exp(sum_j s_j r_ij) + sum_j s_j eps_j, whose minimum over the simplex is minus the shortfall."""
     ratios = problem.log_ratios
     log_weights = jnp.sum(expand(shares, ratios) * ratios, axis=0)
+    log_weights = jnp.where(problem.advantages > _ABSENT, log_weights, _ABSENT)
     log_z, means, covariance = _moments(log_weights, ratios, problem)
     return log_z + jnp.dot(shares, budgets), Slope(budgets + means, covariance)
 
 
-def _certificate(budgets, problem: _Problem):
+def _certificate(budgets, offset, problem: _Problem):
     """max over the simplex of -log Z-hat(s) - s . eps: positive exactly when no target meets the budgets (Chernoff)."""
     size = budgets.shape[0]
     shares, passes = jnp.full((size,), 1.0 / size, budgets.dtype), 0
+    shifted = budgets + offset
     if size > 1:
         scale = jnp.full((size,), jnp.min(budgets))
-        found = barrier_newton(lambda s: _overlap(s, budgets, problem)[1], shares, scale, on_simplex=True)
+        found = barrier_newton(lambda s: _overlap(s, shifted, problem)[1], shares, scale, on_simplex=True)
         shares = jnp.where(slack(found), 0.0, found.x)
         shares, passes = shares / jnp.sum(shares), found.num_iterations
-    return -_overlap(shares, budgets, problem)[0], passes + 1
+    return -_overlap(shares, shifted, problem)[0], passes + 1
 
 
-def _prepare(advantages, log_ratios, where, axis, axis_name):
-    """The problem in units of the advantages' standard deviation, and that unit."""
-    mask = jnp.ones(advantages.shape, bool) if where is None else where
-    mask = mask & jnp.isfinite(advantages) & ~jnp.any(jnp.isnan(log_ratios), axis=0)
+def _prepare(advantages, log_ratios, where, axis, axis_name) -> tuple[_Problem, Array, Array]:
+    """The problem, the unit of its advantages, and what centring the log-ratios adds to the budgets [m]."""
+    mask = where & jnp.isfinite(advantages) & ~jnp.any(jnp.isnan(log_ratios), axis=0)
     support = mask & jnp.all(log_ratios > -jnp.inf, axis=0)
-    within = axis_name if axis is None else None
+    within, groups = (axis_name, None) if axis is None else (None, axis_name)
+
+    def over_scope(x, axes):
+        return reductions.sum(jnp.sum(x, axis=axes, keepdims=True), axis=(), axis_name=within)
+
     best = reductions.max(advantages, where=support, axis=axis, axis_name=within, keepdims=True)
-    below = jnp.where(support, advantages - jnp.where(best > -jnp.inf, best, 0.0), 0.0)
-    mean = reductions.mean(below, where=support, axis_name=axis_name)
-    variance = reductions.mean(jnp.square(below - mean), where=support, axis_name=axis_name)
+    live = best > -jnp.inf
+    below = jnp.where(support, advantages - jnp.where(live, best, 0.0), 0.0)
+    variance = masked.variance(below, where=support, axis_name=axis_name)
     unit = jnp.where(variance > 0, jnp.sqrt(variance), 1.0)
+
+    number = jnp.maximum(over_scope(mask.astype(below.dtype), axis), 1.0)
+    present = jnp.maximum(over_scope(support.astype(below.dtype), axis), 1.0)
     ratios = jnp.where(support[None], log_ratios, 0.0)
-    number = reductions.sum(jnp.sum(mask, axis=axis, keepdims=True, dtype=jnp.int32), axis=(), axis_name=within)
-    number = jnp.maximum(number, 1).astype(unit.dtype)
-    return _Problem(below / unit, ratios, number, support, axis, axis_name), unit
+    inside = tuple(range(1, ratios.ndim)) if axis is None else (axis % advantages.ndim + 1,)
+    centres = over_scope(ratios, inside) / present[None]
+    centred = jnp.where(support[None], ratios - centres, 0.0)
+    count = jnp.maximum(reductions.count(live, axis_name=groups), 1).astype(below.dtype)
+    offset = reductions.sum(centres, axis=tuple(range(1, centres.ndim)), axis_name=groups) / count
+    problem = _Problem(jnp.where(support, below / unit, _ABSENT), centred, number, live, axis, axis_name)
+    return problem, unit, offset
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def _solve(budgets, advantages, log_ratios, mask, axis, axis_name) -> TemperatureSolution:
-    problem, unit = _prepare(advantages, log_ratios, mask, axis, axis_name)
-    excess, passes = _certificate(budgets, problem)
+    problem, unit, offset = _prepare(advantages, log_ratios, mask, axis, axis_name)
+    excess, passes = _certificate(budgets, offset, problem)
     feasible = excess <= 1e-6 + 1e-5 * jnp.min(budgets)
     shortfall = jnp.where(feasible, 0.0, excess)
     # At the smallest raise the only target left ignores the advantages; a tenth of a budget more keeps lambda finite.
     effective = jnp.where(feasible, budgets, budgets + shortfall + 0.1 * jnp.min(budgets))
     start = 1.0 / jnp.sqrt(2.0 * effective) / budgets.shape[0]
-    found = barrier_newton(lambda x: _dual_slope(x, effective, problem), start, effective, floor=_FLOOR)
+    found = barrier_newton(lambda x: _dual_slope(x, effective + offset, problem), start, effective, floor=_FLOOR)
     saturated = jnp.sum(found.x) <= _FLOOR * budgets.shape[0]
     kept = jnp.where(slack(found), 0.0, found.x)
     scaled = jnp.where(saturated, found.x * (_FLOOR / jnp.sum(found.x)), kept)
-    kl = effective - _dual_slope(scaled, effective, problem).gradient
+    kl = -_dual_slope(scaled, offset, problem).gradient
     iterations = found.num_iterations + passes + 1
     return TemperatureSolution(scaled * unit, kl, feasible, shortfall, iterations, saturated)
 
@@ -144,7 +175,7 @@ def _solve_jvp(axis, axis_name, primals, tangents):
     budgets, advantages, log_ratios, mask = primals
     solution = _solve(budgets, advantages, log_ratios, mask, axis, axis_name)
     coefficients = solution.coefficients
-    problem, unit = _prepare(advantages, log_ratios, mask, axis, axis_name)
+    problem, unit, _ = _prepare(advantages, log_ratios, mask, axis, axis_name)
 
     def kl_of(advantages, log_ratios):
         log_weights = log_weights_from_ratios(advantages, log_ratios, coefficients)

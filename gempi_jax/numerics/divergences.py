@@ -13,17 +13,19 @@ from gempi_jax.types import Array
 class FDivergence:
     """D_f(q || p) = sum_y p f(q / p), with f convex, f(1) = 0 and f' as it enters the stationarity condition of (22).
 
-    Both functions take log u, u = q / p, so that ratios of exp(-10000) stay exact.
+    All functions take or give log u, u = q / p, so that ratios of exp(-10000) stay exact.
 
     Attributes:
       name: for metrics and errors.
       generator: log u -> f(u).
       derivative: log u -> f'(u), increasing.
+      inverse: s -> log u with f'(u) = s; -inf below the range of f', +inf above it.
     """
 
     name: str
     generator: Callable[[Array], Array]
     derivative: Callable[[Array], Array]
+    inverse: Callable[[Array], Array]
 
     def __call__(self, log_q: Float[Array, "... V"], log_p: Float[Array, "... V"]) -> Float[Array, "..."]:
         """D_f(q || p) over the last axis, for distributions with p > 0 wherever q > 0."""
@@ -38,23 +40,43 @@ def _entropic(log_u):
     return jnp.where(finite, jnp.exp(log_u) * jnp.where(finite, log_u, 0.0), 0.0)
 
 
+def _log1p(x):
+    """log(1 + x), -inf from x = -1 down."""
+    inside = x > -1.0
+    return jnp.where(inside, jnp.log1p(jnp.where(inside, x, 0.0)), -jnp.inf)
+
+
+def _shannon_inverse(slope):
+    """f' = (log 2 - log(1 + 1/u)) / 2 = s means 1/u = exp(log 2 - 2 s) - 1."""
+    rest = jnp.log(2.0) - 2.0 * slope
+    inside = rest > 0
+    return jnp.where(inside, -jnp.log(jnp.expm1(jnp.where(inside, rest, 1.0))), jnp.inf)
+
+
 # f = u log u - u + 1: the linear part vanishes for distributions and puts f' = log u at 0 for u = 1.
-KL = FDivergence("kl", lambda log_u: _entropic(log_u) - jnp.expm1(log_u), lambda log_u: log_u)
-# f = -log u + u - 1 has f' = 1 - 1/u; MATH's q = lambda pi / (mu - A) is the same target with mu shifted by lambda.
-REVERSE_KL = FDivergence("reverse_kl", lambda log_u: jnp.expm1(log_u) - log_u, lambda log_u: -jnp.expm1(-log_u))
+KL = FDivergence("kl", lambda log_u: _entropic(log_u) - jnp.expm1(log_u), lambda log_u: log_u, lambda slope: slope)
+# f = -log u + u - 1 has f' = 1 - 1/u: the target lambda p / (mu - A), with mu shifted by lambda.
+REVERSE_KL = FDivergence(
+    "reverse_kl",
+    lambda log_u: jnp.expm1(log_u) - log_u,
+    lambda log_u: -jnp.expm1(-log_u),
+    lambda slope: -_log1p(-slope),
+)
 # f = (u - 1)^2 / 2: half of Pearson's chi-squared, so that q = p max(0, 1 + (A - mu) / lambda).
-CHI_SQUARED = FDivergence("chi_squared", lambda log_u: 0.5 * jnp.square(jnp.expm1(log_u)), jnp.expm1)
+CHI_SQUARED = FDivergence("chi_squared", lambda log_u: 0.5 * jnp.square(jnp.expm1(log_u)), jnp.expm1, _log1p)
 # f = (u log u - (u + 1) log((u + 1) / 2)) / 2: the mean of the two KLs to the midpoint, at most log 2.
 JENSEN_SHANNON = FDivergence(
     "jensen_shannon",
     lambda log_u: 0.5 * (_entropic(log_u) - (jnp.exp(log_u) + 1.0) * (jnp.logaddexp(log_u, 0.0) - jnp.log(2.0))),
     lambda log_u: 0.5 * (jnp.log(2.0) - jnp.logaddexp(0.0, -log_u)),
+    _shannon_inverse,
 )
 # f = (sqrt(u) - 1)^2 / 2, at most 1.
 SQUARED_HELLINGER = FDivergence(
     "squared_hellinger",
     lambda log_u: 0.5 * jnp.square(jnp.expm1(0.5 * log_u)),
     lambda log_u: -0.5 * jnp.expm1(-0.5 * log_u),
+    lambda slope: -2.0 * _log1p(-2.0 * slope),
 )
 
 
@@ -72,6 +94,7 @@ def alpha_divergence(alpha: float) -> FDivergence:
         f"alpha_{alpha:g}",
         lambda log_u: (jnp.expm1(alpha * log_u) - alpha * jnp.expm1(log_u)) / (alpha * (alpha - 1.0)),
         lambda log_u: jnp.expm1((alpha - 1.0) * log_u) / (alpha - 1.0),
+        lambda slope: _log1p((alpha - 1.0) * slope) / (alpha - 1.0),
     )
 
 

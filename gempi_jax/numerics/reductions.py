@@ -34,6 +34,12 @@ def max(
     return largest if axis_name is None else lax.pmax(largest, axis_name)
 
 
+def max_int(x: Int[Array, "*E"], *, axis_name: AxisName = None) -> Int[Array, ""]:
+    """Largest entry of all."""
+    largest = jnp.max(x)
+    return largest if axis_name is None else lax.pmax(largest, axis_name)
+
+
 def min(
     x: Float[Array, "*E"], *, where: Bool[Array, "*E"] | None = None, axis: Axis = None, axis_name: AxisName = None
 ):

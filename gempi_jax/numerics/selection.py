@@ -1,28 +1,30 @@
 """Exactly the k largest of a global batch, without a sort.
 
-A float is mapped to an unsigned integer of the same order and the k-th largest integer is found bit by bit, four bits
-in a pass, by counting.  Counts add over devices, so the selection never depends on how the batch is spread; a
-comparison of integers has no rounding, so ties are seen as ties and broken by a second score, then by the index.
+A float is mapped to an integer of the same order and a threshold between the k-th and the next is searched by counting:
+by interpolation, with a bisection after every other step as the bound.  Counts add over devices, so the selection never
+depends on how the batch is spread; integers compare without rounding, so ties are seen as ties and are broken by a
+second score, then by the index.
 """
 
 from fractions import Fraction
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, UInt32
+from jaxtyping import Bool, Float, Int, Int32
 
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
 
-_BITS = 4
+_LOWEST = -(1 << 31)
+"""The key of what must not be chosen; no number maps to it."""
 
 
-def sortable(scores: Float[Array, "*E"]) -> UInt32[Array, "*E"]:
-    """Unsigned integers in the order of the floats: -0 equals +0, and 0 is left free for what must not be chosen."""
-    bits = jax.lax.bitcast_convert_type(scores.astype(jnp.float32) + 0.0, jnp.uint32)
-    negative = bits >> 31 == 1
-    return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))
+def sortable(scores: Float[Array, "*E"]) -> Int32[Array, "*E"]:
+    """Integers in the order of the floats; -0 equals +0."""
+    bits = jax.lax.bitcast_convert_type(scores.astype(jnp.float32) + 0.0, jnp.int32)
+    return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
 
 def selection_size(fraction: float, number: Int[Array, ""]) -> Int[Array, ""]:
@@ -32,28 +34,67 @@ def selection_size(fraction: float, number: Int[Array, ""]) -> Int[Array, ""]:
     return jnp.maximum(1, blocks * exact.numerator + rest * exact.numerator // exact.denominator)
 
 
-def kth_largest(keys: UInt32[Array, "*E"], k: Int[Array, ""], *, axis_name: AxisName = None) -> UInt32[Array, ""]:
-    """The largest t for which at least k keys are >= t."""
-    digits = jnp.arange(1, 1 << _BITS, dtype=jnp.uint32)
+class _Bracket(NamedTuple):
+    """count(keys >= low) >= k > count(keys >= high), with both counts."""
 
-    def refine(step, prefix):
-        shift = (32 - _BITS - _BITS * step).astype(jnp.uint32)
-        candidates = prefix + (digits << shift)
-        counts = jnp.stack([jnp.sum(keys >= candidate, dtype=jnp.int32) for candidate in candidates])
-        counts = reductions.sum(counts, axis=(), axis_name=axis_name)
-        # Counts fall as candidates rise: the number that still reach k is the digit.
-        return prefix + (jnp.sum(counts >= k, dtype=jnp.uint32) << shift)
-
-    return jax.lax.fori_loop(0, 32 // _BITS, refine, jnp.uint32(0))
+    low: Array
+    high: Array
+    at_low: Array
+    at_high: Array
+    step: Array
 
 
-def _take(candidates: Bool[Array, "*E"], keys: UInt32[Array, "*E"], k: Int[Array, ""], axis_name: AxisName):
-    """Splits into entries that are surely among the k largest and those tied at the boundary, with what is missing."""
-    keys = jnp.where(candidates, keys, jnp.uint32(0))
-    threshold = jnp.maximum(kth_largest(keys, k, axis_name=axis_name), jnp.uint32(1))
-    sure = keys > threshold
-    missing = k - reductions.count(sure, axis_name=axis_name)
-    return sure, keys == threshold, missing
+def _threshold(keys: Int32[Array, "*E"], k: Int[Array, ""], axis_name: AxisName) -> tuple[Array, Array]:
+    """A t with count(keys >= t) = k, or else the k-th largest key; and that count."""
+
+    def count(threshold):
+        return reductions.sum((keys >= threshold).astype(jnp.int32), axis_name=axis_name)
+
+    def width(bracket):
+        return jax.lax.bitcast_convert_type(bracket.high - bracket.low, jnp.uint32)
+
+    def unfinished(bracket):
+        return (bracket.at_low > k) & (width(bracket) > 1)
+
+    def narrow(bracket):
+        span = width(bracket)
+        share = (bracket.at_low - k).astype(jnp.float32) / (bracket.at_low - bracket.at_high).astype(jnp.float32)
+        guess = (share * span.astype(jnp.float32)).astype(jnp.uint32)
+        offset = jnp.clip(jnp.where(bracket.step % 2 == 0, guess, span // 2), 1, span - 1)
+        middle = bracket.low + jax.lax.bitcast_convert_type(offset, jnp.int32)
+        number = count(middle)
+        enough = number >= k
+        return _Bracket(
+            jnp.where(enough, middle, bracket.low),
+            jnp.where(enough, bracket.high, middle),
+            jnp.where(enough, number, bracket.at_low),
+            jnp.where(enough, bracket.at_high, number),
+            bracket.step + 1,
+        )
+
+    low = jnp.int32(_LOWEST + 1)
+    largest = reductions.max_int(keys, axis_name=axis_name)
+    at_low = count(low)
+    # Above the largest key nothing is left; it is below 2^31 - 1, which is no number.
+    first = _Bracket(jnp.full_like(at_low, low), largest + 1, at_low, jnp.zeros_like(at_low), jnp.zeros_like(at_low))
+    last = jax.lax.while_loop(unfinished, narrow, first)
+    return last.low, last.at_low
+
+
+def _top(candidates: Bool[Array, "*E"], scores: list[Array], k: Int[Array, ""], axis_name: AxisName):
+    """The k best candidates by the first key, ties by the next; the last key has no ties."""
+    keys = jnp.where(candidates, scores[0], _LOWEST)
+    threshold, number = _threshold(keys, k, axis_name)
+    reached = (keys >= threshold) & candidates
+    if len(scores) == 1:
+        return reached
+
+    def among_ties():
+        sure = (keys > threshold) & candidates
+        missing = k - reductions.count(sure, axis_name=axis_name)
+        return sure | _top(reached & ~sure, scores[1:], missing, axis_name)
+
+    return jax.lax.cond(number > k, among_ties, lambda: reached)
 
 
 def top_k_mask(
@@ -87,11 +128,8 @@ def top_k_mask(
     available = reductions.count(candidates, axis_name=axis_name)
     number = available if total is None else reductions.count(total, axis_name=axis_name)
     k = jnp.minimum(selection_size(fraction, number), available)
-    chosen, tied, missing = _take(candidates, sortable(scores), k, axis_name)
+    position = reductions.global_index(scores.shape, axis_name=axis_name)
+    keys = [sortable(scores), -position]
     if tie_break is not None:
-        second = sortable(jnp.where(jnp.isnan(tie_break), -jnp.inf, tie_break))
-        more, tied, missing = _take(tied, second, missing, axis_name)
-        chosen = chosen | more
-    position = reductions.global_index(scores.shape, axis_name=axis_name).astype(jnp.uint32)
-    more, last, _ = _take(tied, jnp.uint32(0xFFFFFFFF) - position, missing, axis_name)
-    return (chosen | more | (last & (missing > 0))) & candidates
+        keys.insert(1, sortable(jnp.where(jnp.isnan(tie_break), -jnp.inf, tie_break)))
+    return _top(candidates, keys, k, axis_name)

@@ -1,0 +1,227 @@
+"""The target (22) for any mix of f-divergences: nested monotone root-finding, closed forms where they exist.
+
+Written relative to a base measure (counting, or the sampler) with v = log(q / base) and r_j = log(pi_j / base), the
+stationarity condition is
+
+    A(y) - sum_j lambda_j f_j'(exp(v(y) - r_j(y))) = mu,    sum of exp(v) = 1,
+
+or q(y) = 0 where the left side is below mu for every q > 0.  The left side falls in v(y), and the mass falls in mu.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from gempi_jax.em.diagnostics import anchor_kl
+from gempi_jax.em.mixture import log_weights_from_ratios
+from gempi_jax.numerics import reductions
+from gempi_jax.numerics.divergences import KL, FDivergence
+from gempi_jax.numerics.reductions import AxisName
+from gempi_jax.types import Array
+
+_HUGE = 1e30
+_MAX_ITERATIONS = 80
+
+
+class _Terms(NamedTuple):
+    """lambda_j f_j'(exp(v - r_j)), summed over the anchors."""
+
+    log_ratios: Array
+    coefficients: Array
+    divergences: tuple[FDivergence, ...]
+
+    def price(self, log_target: Array) -> Array:
+        """The marginal price of mass at v, increasing in v."""
+        prices = [
+            self.coefficients[j] * divergence.derivative(log_target - self.log_ratios[j])
+            for j, divergence in enumerate(self.divergences)
+        ]
+        return jnp.clip(sum(prices[1:], prices[0]), -_HUGE, _HUGE)
+
+    def at(self, level: Array) -> Array:
+        """v with price(v) = level; -inf where every v costs more."""
+        share = level / jnp.sum(self.coefficients)
+        # At the largest of the anchors' own answers every term is at least its share, at the smallest at most.
+        own = [ratio + d.inverse(share) for ratio, d in zip(self.log_ratios, self.divergences, strict=True)]
+        if len(own) == 1:
+            return own[0]
+        low, high = own[0], own[0]
+        for other in own[1:]:
+            low, high = jnp.minimum(low, other), jnp.maximum(high, other)
+        low, high = jnp.clip(low, -1e5, 1e5), jnp.clip(high, -1e5, 1e5)
+
+        def narrow(_, bracket):
+            low, high = bracket
+            middle = 0.5 * (low + high)
+            dear = self.price(middle) > level
+            return jnp.where(dear, low, middle), jnp.where(dear, middle, high)
+
+        low, high = jax.lax.fori_loop(0, 50, narrow, (low, high))
+        free = self.price(jnp.full_like(high, -jnp.inf))
+        return jnp.where(level > free, 0.5 * (low + high), -jnp.inf)
+
+
+def _search(mass_at, low: Array, high: Array) -> Array:
+    """mu with log-mass 0, by bisection with regula falsi in between; ``mass_at`` falls in mu."""
+
+    def unfinished(state):
+        low, high, _, _, step = state
+        narrow = high - low <= 2e-7 * jnp.maximum(jnp.abs(low), jnp.abs(high))
+        return (step < _MAX_ITERATIONS) & ~jnp.all(narrow)
+
+    def narrow(state):
+        low, high, at_low, at_high, step = state
+        share = jnp.clip(at_low / jnp.maximum(at_low - at_high, 1e-30), 0.02, 0.98)
+        share = jnp.where((step % 3 == 2) | ~jnp.isfinite(share), 0.5, share)
+        middle = low + share * (high - low)
+        mass = jnp.clip(mass_at(middle), -_HUGE, _HUGE)
+        heavy = mass > 0
+        low, at_low = jnp.where(heavy, middle, low), jnp.where(heavy, mass, at_low)
+        high, at_high = jnp.where(heavy, high, middle), jnp.where(heavy, at_high, mass)
+        return low, high, at_low, at_high, step + 1
+
+    ends = [jnp.clip(mass_at(end), -_HUGE, _HUGE) for end in (low, high)]
+    low, high, *_ = jax.lax.while_loop(unfinished, narrow, (low, high, *ends, jnp.zeros((), jnp.int32)))
+    return high
+
+
+def _solve(advantages, log_ratios, coefficients, divergences, log_total, where, axis, axis_name) -> Array:
+    """v with exp(v) summing to exp(log_total) over the scope; -inf outside the support."""
+    support = where & jnp.all(log_ratios > -jnp.inf, axis=0)
+    within = axis_name if axis is None else None
+
+    def normalized(values):
+        total = reductions.logsumexp(values, where=support, axis=axis, axis_name=within, keepdims=True)
+        total = jnp.where(total > -jnp.inf, total, 0.0)
+        return jnp.where(support, values - total + log_total, -jnp.inf)
+
+    ratios = jnp.where(support[None], log_ratios, 0.0)
+    if all(divergence is KL for divergence in divergences):
+        return normalized(log_weights_from_ratios(advantages, ratios, coefficients))
+    best = reductions.max(advantages, where=support, axis=axis, axis_name=within, keepdims=True)
+    gain = jnp.where(support, advantages - jnp.where(best > -jnp.inf, best, 0.0), 0.0)
+    terms = _Terms(ratios, coefficients, divergences)
+
+    def mass_at(level):
+        values = terms.at(gain - level)
+        # +inf: no finite mass is dear enough at this mu.
+        values = jnp.where(support, jnp.minimum(values, 1e5), -jnp.inf)
+        return reductions.logsumexp(values, axis=axis, axis_name=within, keepdims=True) - log_total
+
+    # Any distribution brackets mu by the extremes of its own stationarity; the anchors' geometric mixture is near.
+    start = normalized(log_weights_from_ratios(jnp.zeros_like(gain), ratios, coefficients))
+    own = gain - terms.price(jnp.where(support, start, 0.0))
+    low = -reductions.max(-own, where=support, axis=axis, axis_name=within, keepdims=True)
+    high = reductions.max(own, where=support, axis=axis, axis_name=within, keepdims=True)
+    live = high > -jnp.inf
+    low, high = jnp.where(live, low, 0.0), jnp.where(live, high, 0.0)
+    level = _search(mass_at, low, high)
+    return normalized(jnp.minimum(terms.at(gain - level), 1e5))
+
+
+def _check(coefficients, divergences, log_ratios) -> None:
+    sizes = (coefficients.shape[0], len(divergences), log_ratios.shape[0])
+    if len(set(sizes)) != 1 or sizes[0] == 0:
+        raise ValueError(
+            f"{sizes[0]} coefficients, {sizes[1]} divergences and {sizes[2]} anchors: give one of each per "
+            "anchor, and at least one anchor."
+        )
+
+
+def solve_target(
+    advantages: Float[Array, "*E V"],
+    anchor_log_probs: Float[Array, "m *E V"],
+    coefficients: Float[Array, "m"],
+    divergences: Sequence[FDivergence],
+) -> Float[Array, "*E V"]:
+    """log q* of (22) on a finite support: argmax_q E_q[A] - sum_j lambda_j D_j(q || pi_j).
+
+    All KL is the closed form (23); one divergence needs one root (chi-squared: q = pi max(0, 1 + (A - mu) / lambda),
+    which is sparse; reverse KL: q = lambda pi / (mu - A)); a mix needs two nested ones. Not differentiated.
+
+    Args:
+      advantages: A(y) over the support, the last axis.
+      anchor_log_probs: log pi_j(y), nats; where one is -inf, q* is 0.
+      coefficients: lambda_j > 0.
+      divergences: D_j, as many.
+
+    Returns:
+      log q*(y), nats, normalised over the last axis; -inf where q* = 0.
+
+    Raises:
+      ValueError: when the numbers of coefficients, divergences and anchors differ.
+    """
+    _check(coefficients, divergences, anchor_log_probs)
+    advantages, anchor_log_probs, coefficients = reductions.detach((advantages, anchor_log_probs, coefficients))
+    everywhere = jnp.ones(advantages.shape, bool)
+    return _solve(advantages, anchor_log_probs, coefficients, tuple(divergences), 0.0, everywhere, -1, None)
+
+
+def target_log_weights(
+    advantages: Float[Array, "*E"],
+    anchor_log_ratios: Float[Array, "m *E"],
+    coefficients: Float[Array, "m"],
+    divergences: Sequence[FDivergence],
+    *,
+    where: Bool[Array, "*E"] | None = None,
+    axis: int | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, "*E"]:
+    """The sampled form of :func:`solve_target`: log(q* / b) at samples of b, with mean 1 of q* / b over the scope.
+
+    Args:
+      advantages: A_i.
+      anchor_log_ratios: r_ij = log pi_j(y_i) - log b(y_i), nats.
+      coefficients: lambda_j > 0.
+      divergences: D_j, as many.
+      where: the samples that are real and selected.
+      axis: the samples of a group; ``None`` when the batch is one scope.
+      axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
+
+    Raises:
+      ValueError: when the numbers of coefficients, divergences and anchors differ.
+    """
+    _check(coefficients, divergences, anchor_log_ratios)
+    advantages, ratios, coefficients = reductions.detach((advantages, anchor_log_ratios, coefficients))
+    mask = jnp.ones(advantages.shape, bool) if where is None else where
+    within = axis_name if axis is None else None
+    number = reductions.sum(jnp.sum(mask, axis=axis, keepdims=True, dtype=jnp.int32), axis=(), axis_name=within)
+    log_total = jnp.log(jnp.maximum(number, 1).astype(advantages.dtype))
+    return _solve(advantages, ratios, coefficients, tuple(divergences), log_total, mask, axis, axis_name)
+
+
+def sampled_divergences(
+    log_weights: Float[Array, "*E"],
+    anchor_log_ratios: Float[Array, "m *E"],
+    divergences: Sequence[FDivergence],
+    *,
+    where: Bool[Array, "*E"],
+    axis: int | None = None,
+    axis_name: AxisName = None,
+) -> Float[Array, "m"]:
+    """D_j(q || pi_j) on samples of b: mean_i exp(r_ij) f_j(exp(l_i - r_ij)); KL by its own estimator.
+
+    Args:
+      log_weights: l_i = log(q / b) with mean 1 of exp(l) over the scope.
+      anchor_log_ratios: r_ij, nats.
+      divergences: D_j.
+      where: the samples that are real and selected.
+      axis: the samples of a group; the result is then the mean over groups.
+      axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
+    """
+    by_kl = anchor_kl(log_weights, anchor_log_ratios, where=where, axis=axis, axis_name=axis_name)
+    support = where & jnp.all(anchor_log_ratios > -jnp.inf, axis=0)
+    within, groups = (axis_name, None) if axis is None else (None, axis_name)
+
+    def estimate(divergence, ratio):
+        ratio = jnp.where(support, ratio, 0.0)
+        terms = jnp.where(support, jnp.exp(ratio) * divergence.generator(log_weights - ratio), 0.0)
+        of_scope = reductions.mean(terms, where=where, axis=axis, axis_name=within)
+        if axis is None:
+            return of_scope
+        return reductions.mean(of_scope, where=jnp.any(where, axis=axis), axis_name=groups)
+
+    return jnp.stack([by_kl[j] if d is KL else estimate(d, anchor_log_ratios[j]) for j, d in enumerate(divergences)])

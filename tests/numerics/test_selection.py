@@ -1,0 +1,79 @@
+"""Exact top-k: against a stable sort, with ties, masks and every size that hypothesis likes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gempi_jax.numerics import top_k_mask
+from gempi_jax.numerics.selection import selection_size, sortable
+
+SIZES = st.sampled_from([1, 2, 7, 64, 1000, 4096])
+KINDS = ("continuous", "binary", "constant", "huge", "infinite")
+
+
+def draw(kind, size, rng):
+    values = {
+        "continuous": rng.normal(size=size),
+        "binary": rng.integers(0, 2, size).astype(float),
+        "constant": np.zeros(size),
+        "huge": rng.choice([-3e38, -1e-38, 0.0, 1e-38, 3e38], size),
+        "infinite": rng.choice([-np.inf, 0.0, np.inf], size),
+    }
+    return values[kind].astype(np.float32)
+
+
+def by_sort(scores, tie_break, mask, k):
+    """Indices in the order: score, then tie-break, both falling, then index."""
+    order = np.lexsort((np.arange(scores.size), -tie_break, -scores))
+    chosen = [i for i in order if mask[i]][:k]
+    expected = np.zeros(scores.size, bool)
+    expected[chosen] = True
+    return expected
+
+
+select = jax.jit(top_k_mask, static_argnums=1)
+
+
+@given(SIZES, st.sampled_from(KINDS), st.sampled_from(KINDS), st.sampled_from([0.1, 0.5, 1.0]), st.integers(0, 9))
+def test_equals_a_stable_sort(size, kind, second, fraction, seed):
+    rng = np.random.default_rng(seed)
+    scores, tie_break = draw(kind, size, rng), draw(second, size, rng)
+    mask = rng.random(size) < 0.8
+    k = max(1, int(np.floor(fraction * mask.sum() + 1e-9)))
+    expected = by_sort(scores, tie_break, mask, k)
+    found = select(scores, fraction, where=jnp.asarray(mask), tie_break=tie_break)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_keys_keep_the_order_of_floats():
+    values = jnp.array([-jnp.inf, -1e30, -1.0, -1e-38, 0.0, 1e-38, 1.0, 1e30, jnp.inf])
+    assert np.all(np.diff(np.asarray(sortable(values), np.int64)) > 0)
+    assert int(sortable(jnp.float32(-0.0))) == int(sortable(jnp.float32(0.0)))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "number", "expected"), [(0.29, 100, 29), (0.7, 10, 7), (0.5, 1, 1), (0.01, 5, 1), (1.0, 2**30, 2**30)]
+)
+def test_size_is_exact(fraction, number, expected):
+    # 0.29 * 100 is 28.999999999999996 in floating point.
+    assert int(selection_size(fraction, jnp.int32(number))) == expected
+
+
+def test_nan_is_masked_and_nothing_real_selects_nothing():
+    np.testing.assert_array_equal(select(jnp.array([jnp.nan, 1.0, 0.0]), 1.0), [False, True, True])
+    assert not np.any(select(jnp.array([1.0, 2.0]), 1.0, where=jnp.zeros(2, bool)))
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5, float("nan")])
+def test_a_fraction_outside_its_range_is_refused(fraction):
+    with pytest.raises(ValueError, match="keeps a share in"):
+        top_k_mask(jnp.ones(3), fraction)
+
+
+def test_batched_by_vmap():
+    scores = jnp.array([[1.0, 3.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    found = jax.vmap(lambda row: top_k_mask(row, 0.5))(scores)
+    np.testing.assert_array_equal(found, [[False, True, True, False], [True, True, False, False]])
