@@ -50,5 +50,7 @@ def base() -> ConfigDict:
             # The run stops after so many updates in a row whose loss, gradient or reward is not finite.
             "max_skips_in_a_row": 5,
             "preemption_grace_seconds": 1.0,
+            # One more copy of the state, so that SIGTERM is answered at any moment, the M-step included.
+            "keep_boundary": True,
         }
     )

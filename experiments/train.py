@@ -5,15 +5,19 @@
 Started again with the same command, a run goes on where it was; with another config, its workdir is refused.
 """
 
+import dataclasses
+import math
 import pathlib
 import sys
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from gempi_jax.report import write_report
 from gempi_jax.runners.build import settings_from_config
+from gempi_jax.runners.llm import run
 from gempi_jax.training.preemption import Preempted
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,11 +33,12 @@ def main(argv: list[str]) -> int | None:
         print(f"unexpected arguments {argv[1:]}: settings are given as --config.key=value", file=sys.stderr)
         return 2
     absl_logging.set_verbosity(absl_logging.WARNING)
-    from gempi_jax.runners.llm import run  # after the flags are known to be right: importing jax takes seconds
-
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
     try:
-        export = run(settings_from_config(config), workdir, config.to_dict())
+        settings = settings_from_config(config)
+        # A mesh of several CPU devices takes threads of this process; on accelerators this changes nothing.
+        jax.config.update("jax_num_cpu_devices", max(1, math.prod(dataclasses.astuple(settings.mesh))))
+        export = run(settings, workdir, config.to_dict())
     except Preempted:
         print("stopped as asked; the same command goes on from here")
         raise

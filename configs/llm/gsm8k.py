@@ -85,13 +85,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
         )
         config.model.vocab_size = 512
         config.data.update({"num_demonstrations": 32, "num_train": 32, "num_heldout": 8, "max_prompt_length": 96})
-        config.data.long_prompts = "truncate"
+        config.data.update({"long_prompts": "truncate", "long_completions": "truncate"})
         config.eval.update({"every": 2, "batch_prompts": 8, "num_samples": 4})
         config.checkpoint.every = 2
         config.sft.optimizer.warmup_steps = 1
         config.rl.optimizer.warmup_steps = 1
         config.sft.update(
-            {"num_iterations": 2, "batch_prompts": 8, "num_microbatches": 2, "max_completion_length": 512}
+            {"num_iterations": 2, "batch_prompts": 8, "num_microbatches": 2, "max_completion_length": 320}
         )
         config.rl.update(
             {

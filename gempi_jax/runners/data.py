@@ -75,7 +75,8 @@ class Source:
         completions = None
         if learns_completions:
             texts = [row["completion"] for row in rows]
-            completions = encode_completions(tokenizer, texts, max_completion_length, long_completions)
+            asked = [row["prompt"] for row in rows]
+            completions = encode_completions(tokenizer, texts, max_completion_length, long_completions, prompts=asked)
             rows = [rows[i] for i in completions.kept]
         prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows], max_prompt_length, long_prompts)
         self.rows = [rows[i] for i in prompts.kept]
@@ -86,6 +87,11 @@ class Source:
         self._prompts = pad_batch(prompts.tokens, lambda longest: longest)
         if completions is not None:
             self._completions = pad_batch([completions.tokens[i] for i in prompts.kept], lambda longest: longest)
+
+    @property
+    def prompt_width(self) -> int:
+        """P: tokens of the longest prompt."""
+        return self._prompts.tokens.shape[1]
 
     def prompts(self, step: int) -> tuple[Prompts, np.ndarray]:
         """The prompts of an iteration, and the indices of their rows."""

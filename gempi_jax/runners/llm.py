@@ -14,7 +14,8 @@ from gempi_jax.llm.hf.pretrained import Pretrained, load_pretrained, save_pretra
 from gempi_jax.llm.packing import TooLong
 from gempi_jax.llm.tokenizers import Alphabet, train_tokenizer
 from gempi_jax.models import Decoder, DecoderConfig, ValueHead
-from gempi_jax.runners import phase as phases
+from gempi_jax.runners import phase as stages
+from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import lookup, method_from_settings
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.judge import Judge
@@ -53,26 +54,32 @@ def run(settings: RunSettings, workdir: pathlib.Path, config: dict[str, Any]) ->
       ValueError, FileNotFoundError: a mistake in settings or data; raised before anything is computed.
       Preempted: the run was asked to end and has saved.
     """
-    task, reward_specs = load_task(settings), load_rewards(settings)
-    rewards.preflight(reward_specs, [{**row, "ended": True} for row in task.heldout])
-    pretrained = load_policy(settings, task)
-    plan = Plan(settings, task, reward_specs, pretrained)
-    workdir = claim_workdir(workdir, config)
+    with Preemption(grace_seconds=settings.preemption_grace_seconds) as preemption:
+        task, reward_specs = load_task(settings), load_rewards(settings)
+        rewards.preflight(reward_specs, [{**row, "ended": True} for row in task.heldout])
+        plan = Plan(settings, task, reward_specs, load_policy(settings, task))
+        workdir = claim_workdir(workdir, config)
+        state = _train(plan, workdir, preemption)
+        export = workdir / "export"
+        save_pretrained(export, plan.pretrained._replace(params=jax.device_get(state.params["policy"])))
+    return export
+
+
+def _train(plan: "Plan", workdir: pathlib.Path, preemption: Preemption) -> TrainState:
+    """The state after the last iteration, from wherever the workdir's run stands."""
+    settings = plan.settings
     checkpointer = Checkpointer(
         workdir / "checkpoints", keep=settings.checkpoint.keep, fingerprint={"model": plan.fingerprint()}
     )
     restored = checkpointer.restore_latest(lambda host: plan.template(host["phase"]))
-    with (
-        Writer(workdir, resumed_at=None if restored is None else restored.step) as writer,
-        Preemption(grace_seconds=settings.preemption_grace_seconds) as preemption,
-    ):
-        steps = plan.make_phases(preemption)
-        if restored is None:
-            state, host = steps[0].begin(plan.initial_state()), {"phase": 0, "num_tokens": 0.0}
-        else:
-            state, host = restored.state, restored.host
-        state = train(
-            steps,
+    phases = plan.make_phases(preemption)
+    if restored is None:
+        state, host, resumed_at = phases[0].begin(plan.initial_state()), {"phase": 0, "num_tokens": 0.0}, None
+    else:
+        state, host, resumed_at = restored
+    with Writer(workdir, resumed_at=resumed_at) as writer:
+        return train(
+            phases,
             state,
             host=host,
             checkpointer=checkpointer,
@@ -80,11 +87,9 @@ def run(settings: RunSettings, workdir: pathlib.Path, config: dict[str, Any]) ->
             preemption=preemption,
             progress=Progress(),
             checkpoint_every=settings.checkpoint.every,
+            keep_boundary=settings.keep_boundary,
             max_skips_in_a_row=settings.max_skips_in_a_row,
         )
-    export = workdir / "export"
-    save_pretrained(export, pretrained._replace(params=jax.device_get(state.params["policy"])))
-    return export
 
 
 def load_policy(settings: RunSettings, task: Task) -> Pretrained:
@@ -128,6 +133,10 @@ def end_tokens(tokenizer, names: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *(vocabulary[name] for name in names)]))
 
 
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
 def _activation_dtype(name: str):
     if name == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
@@ -163,12 +172,17 @@ class Plan:
             long_completions=lookup(TOO_LONG, data.long_completions, "config.data.long_completions"),
         )
         self._names = list(settings.phases)
+        for name, phase in settings.phases.items():
+            lookup(BASELINES, phase.baseline, f"config.{name}.baseline")
+            lookup(stages.SAME_MASK, phase.trust_region_dropout, f"config.{name}.trust_region_dropout")
         self._methods = [method_from_settings(name, phase) for name, phase in settings.phases.items()]
         self._optimizers = [build_optimizers(phase, name) for name, phase in settings.phases.items()]
         self._sources = [self._phase_source(name, task, reward_specs) for name in self._names]
         longest = max(phase.max_completion_length for phase in settings.phases.values())
         self._longest = longest
         self._heldout = self._source(task.heldout, batch_prompts=1, max_completion_length=longest, seed=0)
+        self._check_lengths()
+        self._check_batches()
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint of this run must agree with."""
@@ -193,7 +207,7 @@ class Plan:
         """Shapes and shards of a state of a phase, to restore into."""
         state = jax.eval_shape(self.initial_state)
         shape = jax.eval_shape(
-            functools.partial(phases.fresh_state, self._methods[index], self._optimizers[index][0]), state
+            functools.partial(stages.fresh_state, self._methods[index], self._optimizers[index][0]), state
         )
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, self._shardings(shape)
@@ -202,7 +216,7 @@ class Plan:
     def make_phases(self, preemption: Preemption) -> list[Phase]:
         """The phases, their functions compiled at their first call."""
         tokenizer = self.pretrained.tokenizer
-        resources = phases.Resources(
+        resources = stages.Resources(
             policy=self._policy,
             eos_ids=self._eos_ids,
             pad_id=tokenizer.pad_token_id,
@@ -215,24 +229,47 @@ class Plan:
             self._heldout,
             resources,
             max_completion_length=self._longest,
-            batch_prompts=min(self.settings.eval.batch_prompts, len(self._heldout.rows)),
+            batch_prompts=_round_up(min(self.settings.eval.batch_prompts, len(self._heldout.rows)), self._num_parts),
             num_samples=self.settings.eval.num_samples,
         )
         return [self._phase(index, resources, judge) for index in range(len(self._names))]
 
-    def _phase(self, index: int, resources: phases.Resources, judge: Judge) -> Phase:
+    def _phase(self, index: int, resources: stages.Resources, judge: Judge) -> Phase:
         name, method, (optimizer, rate) = self._names[index], self._methods[index], self._optimizers[index]
         settings = self.settings.phases[name]
-        stages = phases.build_stages(settings, method, optimizer, resources)
-        iteration = phases.Iteration(index, settings, stages, resources, self._sources[index], rate)
+        compiled = stages.build_stages(settings, method, optimizer, resources)
+        iteration = stages.Iteration(index, settings, compiled, resources, self._sources[index], rate)
         return Phase(
             name,
             settings.num_iterations,
-            functools.partial(phases.begin, method, optimizer, resources),
+            functools.partial(stages.begin, method, optimizer, resources),
             iteration,
             judge,
             self.settings.eval.every,
         )
+
+    @property
+    def _num_parts(self) -> int:
+        """Into how many parts the mesh cuts a batch."""
+        return self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+
+    def _check_batches(self) -> None:
+        for name, phase in self.settings.phases.items():
+            if phase.batch_prompts % self._num_parts:
+                raise ValueError(
+                    f"config.{name}.batch_prompts = {phase.batch_prompts}: must be a multiple of the {self._num_parts} "
+                    "devices along config.mesh.data and config.mesh.fsdp"
+                )
+
+    def _check_lengths(self) -> None:
+        longest = self.pretrained.model.config.max_positions
+        for name, source in zip(self._names, self._sources, strict=True):
+            completion = self.settings.phases[name].max_completion_length
+            if source.prompt_width + completion > longest:
+                raise ValueError(
+                    f"config.{name}.max_completion_length = {completion}: with prompts of up to {source.prompt_width} "
+                    f"tokens that is more than the model's {longest} positions; lower it, or data.max_prompt_length"
+                )
 
     def _shardings(self, tree):
         return sharding.state_shardings(tree, self._mesh)

@@ -74,9 +74,7 @@ class DataSettings:
     prompt_template: str = "{prompt}"
 
     def __post_init__(self):
-        _require(
-            "{prompt}" in self.prompt_template, "prompt_template", self.prompt_template, "needs {prompt} in it"
-        )
+        _require("{prompt}" in self.prompt_template, "prompt_template", self.prompt_template, "needs {prompt} in it")
         _require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "must be at least 1")
 
 
@@ -204,7 +202,18 @@ class MeshSettings:
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """A whole run: what is trained, on what, judged by what, in which phases."""
+    """A whole run: what is trained, on what, judged by what, in which phases.
+
+    Attributes:
+      model, data, eval, checkpoint, mesh: see their classes.
+      rewards: name -> weight; a name of ``runners.tasks.REWARDS``, ``package.module:function`` or ``file.py:function``.
+      phases: by name, in order.
+      seed: of everything random.
+      max_skips_in_a_row: the run ends with an error after so many updates in a row that were not finite.
+      preemption_grace_seconds: from a signal until the run is saved from outside the main thread.
+      keep_boundary: one more copy of the state on the devices, so that a signal is answered at any moment; without it
+        one that comes during an M-step is answered after it.
+    """
 
     model: ModelSettings
     data: DataSettings
@@ -216,3 +225,4 @@ class RunSettings:
     seed: int = 0
     max_skips_in_a_row: int = 5
     preemption_grace_seconds: float = 1.0
+    keep_boundary: bool = True

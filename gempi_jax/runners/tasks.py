@@ -73,10 +73,13 @@ def load_task(settings: RunSettings) -> Task:
     """Reads or makes the rows of a run, with the prompt template around each prompt."""
     task = lookup(TASKS, settings.data.task, "config.data.task")(settings.data, settings.seed)
 
-    def template(rows):
-        return [{**row, "prompt": settings.data.prompt_template.format(prompt=row["prompt"])} for row in rows]
+    def template(row: Row) -> Row:
+        # A conversation is rendered by the tokenizer's own chat template.
+        if not isinstance(row["prompt"], str):
+            return row
+        return {**row, "prompt": settings.data.prompt_template.format(prompt=row["prompt"])}
 
-    return Task(*(template(rows) for rows in task))
+    return Task(*([template(row) for row in rows] for rows in task))
 
 
 def load_rewards(settings: RunSettings) -> list[rewards.RewardSpec]:

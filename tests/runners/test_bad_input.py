@@ -1,0 +1,104 @@
+"""Mistakes in data, rewards and models stop a run before any compute, and leave nothing behind."""
+
+import json
+
+import pytest
+
+from configs.llm import arithmetic, gsm8k, stories
+from gempi_jax.runners.build import settings_from_config
+from gempi_jax.runners.llm import run
+
+ROWS = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(2, 42)]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """The quick GSM8K config on files of its format."""
+    config = gsm8k.get_config("vmpo,quick")
+    config.unlock()
+    config.data.train_path = write(tmp_path / "train.jsonl", ROWS)
+    config.data.heldout_path = write(tmp_path / "test.jsonl", ROWS[:8])
+    return config
+
+
+def refused(config, tmp_path, message):
+    workdir = tmp_path / "run"
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(settings_from_config(config), workdir, config.to_dict())
+    assert not workdir.exists()
+
+
+def test_a_missing_file(config, tmp_path):
+    config.data.train_path = str(tmp_path / "nowhere.jsonl")
+    refused(config, tmp_path, r"nowhere\.jsonl")
+
+
+def test_a_malformed_row_names_file_and_line(config, tmp_path):
+    path = tmp_path / "train.jsonl"
+    lines = path.read_text().splitlines()
+    lines[6] = '{"question": "What is'
+    path.write_text("\n".join(lines))
+    refused(config, tmp_path, r"train\.jsonl.*7")
+
+
+def test_a_missing_column_names_what_is_there(config, tmp_path):
+    write(tmp_path / "train.jsonl", [{"qestion": row["question"], "answer": row["answer"]} for row in ROWS])
+    refused(config, tmp_path, r"question.*qestion")
+
+
+def test_an_empty_dataset(config, tmp_path):
+    (tmp_path / "test.jsonl").write_text("")
+    refused(config, tmp_path, r"test\.jsonl is empty")
+
+
+def test_a_reward_whose_column_is_missing(config, tmp_path):
+    config.data.columns = {"question": "prompt", "answer": ("solution", "completion")}
+    refused(config, tmp_path, r"exact_match.*answer")
+
+
+def test_an_unknown_reward(config, tmp_path):
+    config.rewards = {"exact_mach": 1.0}
+    refused(config, tmp_path, r"config\.rewards = 'exact_mach': did you mean 'exact_match'")
+
+
+def test_prompts_longer_than_the_policy_allows(config, tmp_path):
+    config.data.long_prompts = "error"
+    config.data.max_prompt_length = 4
+    refused(config, tmp_path, r"longer than 4 tokens")
+
+
+def test_more_positions_than_the_model_has(config, tmp_path):
+    config.model.max_positions = 16
+    refused(config, tmp_path, r"model's 16 positions")
+
+
+def test_a_batch_that_the_devices_do_not_divide(config, tmp_path):
+    config.mesh.data = 8
+    refused(config, tmp_path, r"config\.rl\.batch_prompts = 4: must be a multiple of the 8 devices")
+
+
+def test_a_mesh_of_more_devices_than_there_are(config, tmp_path):
+    config.mesh.data = 1024
+    refused(config, tmp_path, r"1024 devices")
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    config = stories.get_config("quick")
+    config.model.path = str(tmp_path / "nowhere")
+    refused(config, tmp_path, r"nowhere")
+
+
+def test_demonstrations_that_have_no_completion(config, tmp_path):
+    config.data.columns = {"question": "prompt"}
+    refused(config, tmp_path, r"config\.sft\.source = 'demonstrations'")
+
+
+def test_an_unknown_baseline(tmp_path):
+    config = arithmetic.get_config("vmpo,quick")
+    config.rl.baseline = "group"
+    refused(config, tmp_path, r"config\.rl\.baseline = 'group': did you mean 'group_mean'")
