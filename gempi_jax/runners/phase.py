@@ -92,13 +92,12 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     """Compiles nothing yet; the first call of each stage does."""
     policy = resources.policy if phase.baseline == "value" else resources.policy._replace(value_head=None)
     baseline = lookup(BASELINES, phase.baseline, "baseline")
-    update_groups = phase.batch_prompts // phase.num_updates
     world = make_world(
         policy,
         method,
         dropout=resources.dropout,
         same_mask=lookup(SAME_MASK, phase.trust_region_dropout, "trust_region_dropout"),
-        num_update_samples=update_groups * phase.num_generations,
+        num_update_samples=phase.update_prompts // phase.num_updates * phase.num_generations,
     )
 
     def rollout(state: TrainState, prompts: Array, lengths: Array, key: Array):
@@ -250,7 +249,7 @@ class Iteration:
         clock.lap("e_step")
         weights, rest = target.weights, target._replace(weights=jnp.zeros(()), metrics={})
         updates = []
-        for number, (chosen, update_key) in enumerate(self._parts(key)):
+        for number, (chosen, update_key) in enumerate(self._parts(key, weights)):
             args = (e_state, scored, weights, chosen, update_key, rest)
             update = self.stages.update.prepare(*args)
             if number == 0:
@@ -261,14 +260,14 @@ class Iteration:
         clock.lap("m_step")
         return e_state, _means(metrics | target.metrics | _total(updates))
 
-    def _parts(self, key):
+    def _parts(self, key: Array, weights: Array):
         """Groups of each optimiser step, freshly shuffled every epoch, and its dropout key."""
-        groups = self.phase.batch_prompts
+        heaviest = np.argsort(-np.asarray(jax.device_get(weights)).sum(-1), kind="stable")[: self.phase.update_prompts]
         for epoch in range(self.phase.num_epochs):
             epoch_key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
-            order = jax.random.permutation(epoch_key, groups).reshape(self.phase.num_updates, -1)
+            order = np.asarray(jax.random.permutation(epoch_key, len(heaviest))).reshape(self.phase.num_updates, -1)
             for number in range(self.phase.num_updates):
-                yield order[number], jax.random.fold_in(epoch_key, number)
+                yield heaviest[order[number]], jax.random.fold_in(epoch_key, number)
 
     def _account(self, state, step, batch, clock) -> dict[str, float]:
         updates_per_iteration = self.phase.num_updates * self.phase.num_epochs

@@ -127,6 +127,9 @@ class PhaseSettings:
       temperature, top_k, top_p: of the sampler; top_k = 0 and top_p = 1 truncate nothing.
       baseline: group_mean, batch_mean, value (a learned V(x)), or zero.
       normalize_advantages: divides by the batch's standard deviation (DAR).
+      m_step_fraction: share of the prompts, those with most weight, that the M-step sees.  1 is the whole batch, over
+        which V-MPO averages D_M; less saves the work on prompts whose samples have no weight, and averages D_M over
+        the others.
       num_updates: optimiser steps per pass over the batch.  num_epochs: passes.
       num_microbatches: parts of one optimiser step, for memory.
       trust_region_dropout: same_mask (pi_k and pi_theta drop the same units) or deterministic (D_M drops none).
@@ -146,6 +149,7 @@ class PhaseSettings:
     top_p: float = 1.0
     baseline: str = "group_mean"
     normalize_advantages: bool = False
+    m_step_fraction: float = 1.0
     num_updates: int = 4
     num_epochs: int = 1
     num_microbatches: int = 1
@@ -162,16 +166,22 @@ class PhaseSettings:
             "num_microbatches", "old_period",
         ):  # fmt: skip
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be at least 1")
+        _require(0 < self.m_step_fraction <= 1, "m_step_fraction", self.m_step_fraction, "must be in (0, 1]")
         parts = self.num_updates * self.num_microbatches
         _require(
-            self.batch_prompts % parts == 0,
+            self.update_prompts > 0 and self.update_prompts % parts == 0,
             "batch_prompts",
             self.batch_prompts,
-            f"must be a multiple of num_updates * num_microbatches = {parts}",
+            f"m_step_fraction of it must be a multiple of num_updates * num_microbatches = {parts}",
         )
         _require(self.temperature > 0, "temperature", self.temperature, "the policy must be sampled: above 0")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "must be in (0, 1]")
         _require(0 <= self.old_ema_decay < 1, "old_ema_decay", self.old_ema_decay, "must be in [0, 1)")
+
+    @property
+    def update_prompts(self) -> int:
+        """Prompts that the M-step sees."""
+        return round(self.m_step_fraction * self.batch_prompts)
 
 
 @dataclasses.dataclass(frozen=True)

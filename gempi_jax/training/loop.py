@@ -57,6 +57,7 @@ def train(
     preemption: Preemption,
     progress: Progress,
     checkpoint_every: int,
+    keep_boundary: bool,
     max_skips_in_a_row: int,
 ) -> TrainState:
     """Runs the phases that are left.
@@ -64,9 +65,12 @@ def train(
     Args:
       phases: of the whole run.
       state: of phase ``host["phase"]``, at any of its iterations.
-      host: what goes into checkpoints beside the state: ``phase``, the index of its phase, and ``num_tokens`` so far.
+      host: what goes into checkpoints beside the state: ``phase``, the index of its phase, ``num_tokens`` so far, and
+        ``begun`` once the first evaluation is written.
       checkpointer, writer, preemption, progress: of the run.
       checkpoint_every: iterations between checkpoints.
+      keep_boundary: keeps a copy of the state that an iteration started from, so that a signal can be answered at any
+        moment; without it, a signal that comes during an M-step is answered after it.
       max_skips_in_a_row: the run ends with an error after so many updates in a row that were not finite.
 
     Returns:
@@ -79,18 +83,23 @@ def train(
     host = dict(host)
     offset = sum(phase.num_iterations for phase in phases[: host["phase"]])
     total = sum(phase.num_iterations for phase in phases)
+
+    def hold(step: int, state: TrainState) -> None:
+        kept = jax.tree.map(lambda x: x.copy(), state) if keep_boundary else state
+        preemption.hold(checkpointer.prepare(step, kept, host))
+
+    last: dict[str, float] = {}
+    if "begun" not in host:
+        judged = phases[0].evaluate(state)
+        last = judged.metrics
+        writer.samples(0, _label(judged.samples, phases[0].name, "before"))
+        writer.metrics(0, {"phase": phases[0].name, **judged.metrics})
+        host["begun"] = True
     for index, phase in enumerate(phases[host["phase"] :], start=host["phase"]):
         if index > host["phase"]:
             state, host["phase"] = phase.begin(state), index
-        last = {}
-        if int(state.step) == 0:
-            judged = phase.evaluate(state)
-            writer.samples(offset, _label(judged.samples, phase.name, "before"))
-            last = judged.metrics
-            if offset == 0:
-                writer.metrics(0, {"phase": phase.name, **judged.metrics})
         while int(state.step) < phase.num_iterations:
-            preemption.hold(checkpointer.prepare(offset + int(state.step), state, host))
+            hold(offset + int(state.step), state)
             state, row = phase.iterate(state)
             host["num_tokens"] += row["num_tokens"]
             row["num_tokens"] = host["num_tokens"]
@@ -101,12 +110,17 @@ def train(
                 row = {**row, **judged.metrics}
                 if done:
                     writer.samples(step, _label(judged.samples, phase.name, "after"))
+                    # What one phase leaves is what the next one starts from.
+                    for following in phases[index + 1 : index + 2]:
+                        writer.samples(step, _label(judged.samples, following.name, "before"))
             writer.metrics(step, {"phase": phase.name, **row})
             progress.update(phase.name, step, total, {**last, **row})
             _check_skips(state, step, max_skips_in_a_row)
             if done or int(state.step) % checkpoint_every == 0:
                 checkpointer.save(step, state, host)
         offset += phase.num_iterations
+        hold(offset, state)
+    progress.close()
     return state
 
 

@@ -49,7 +49,7 @@ def test_a_config_with_required_paths_says_so():
         ({"model__dropout": 1.5}, r"config\.model\.dropout = 1\.5: a rate is in \[0, 1\)"),
         ({"model__num_layers": "two"}, r"config\.model\.num_layers = 'two': must be of type int, is str"),
         ({"rl__batch_prompts": True}, r"config\.rl\.batch_prompts = True: must be of type int"),
-        ({"rl__batch_prompts": 7}, r"batch_prompts = 7: must be a multiple of num_updates"),
+        ({"rl__batch_prompts": 7}, r"batch_prompts = 7: m_step_fraction of it must be a multiple of num_updates"),
         ({"rl__temperature": 0.0}, r"config\.rl\.temperature = 0\.0"),
         ({"phases": ("sft", "rll")}, r"config\.phases names 'rll'"),
         ({"phases": "sft"}, r"config\.phases = 'sft': must be a tuple"),
