@@ -48,55 +48,64 @@ def visible(
 
 
 def attend(
-    queries: Float[Array, "G K Q heads dim"],
+    queries: Float[Array, "G heads K Q dim"],
     own: KeyValue,
     shared: KeyValue | None,
     seen: Visible,
     *,
     softcap: float | None = None,
     drop=lambda weights: weights,
-) -> Float[Array, "G K Q heads dim"]:
+) -> Float[Array, "G heads K Q dim"]:
     """softmax(queries keys^T) values over the prompt's and the own keys together.
 
-    The two blocks are separate matrix products, so a prompt's keys are never copied to its K samples; the softmax
-    over both is divided out after the products with the values, where it is cheapest.
+    The two blocks are separate matrix products, so a prompt's keys are never copied to its K samples.  With the heads
+    before the samples both products read the same queries as they lie in memory, and nothing is transposed.  Each
+    block takes its own maximum; the two are put on one scale when they are added.
 
     Args:
       queries: already scaled.
-      own: keys and values [G, K, S, kv_heads, dim] of the sample's tokens.
-      shared: keys and values [G, P, kv_heads, dim] of the group's prompt.
-      seen: the masks; every query sees at least one key.
+      own: keys and values [G, kv_heads, K, S, dim] of the samples' tokens.
+      shared: keys and values [G, kv_heads, P, dim] of the group's prompt.
+      seen: the masks; every query sees at least one of its own keys.
       softcap: c of c tanh(x / c) on the logits.
       drop: dropout of the attention weights.
 
     Returns:
       The weighted values.
     """
-    kv_heads = own.keys.shape[-2]
-    grouped = queries.reshape(*queries.shape[:3], kv_heads, -1, queries.shape[-1])
+    groups, heads, samples, length, dim = queries.shape
+    kv_heads = own.keys.shape[1]
+    # [G, kv_heads, K, heads of one kv head, Q, dim]
+    rows = queries.reshape(groups, kv_heads, heads // kv_heads, samples, length, dim).swapaxes(2, 3)
 
-    def logits(equation, keys, mask):
-        scores = jnp.einsum(equation, grouped, keys, preferred_element_type=jnp.float32)
+    def block(key_value, mask):
+        """Maximum, total and weighted values of all queries over one block of keys [*B, S, dim]."""
+        keys, values = key_value
+        flat = rows.reshape(*keys.shape[:-2], -1, dim)
+        scores = jnp.einsum("...nd,...sd->...ns", flat, keys, preferred_element_type=jnp.float32)
         if softcap is not None:
             scores = softcap * jnp.tanh(scores / softcap)
-        return jnp.where(mask, scores, -jnp.inf)
-
-    blocks = [(logits("gkqhrd,gkshd->gkhrqs", own.keys, seen.own[None, None, None, None]), own.values, "s,gkshd")]
-    if shared is not None:
-        mask = seen.shared[:, None, None, None]
-        blocks.append((logits("gkqhrd,gphd->gkhrqp", shared.keys, mask), shared.values, "p,gphd"))
-    largest = blocks[0][0].max(-1, keepdims=True)
-    for scores, _, _ in blocks[1:]:
-        largest = jnp.maximum(largest, scores.max(-1, keepdims=True))
-    largest = jax.lax.stop_gradient(largest)
-
-    total, mixed = 0.0, 0.0
-    for scores, values, letters in blocks:
+        scores = jnp.where(mask, scores.reshape(*rows.shape[:-1], -1), -jnp.inf)
+        # A query may see nothing of the prompt (a window that has moved on): the maximum must stay finite.
+        largest = jax.lax.stop_gradient(jnp.maximum(scores.max(-1, keepdims=True), _LOWEST))
         weights = jnp.exp(scores - largest)
-        total = total + weights.sum(-1)
-        mixed = mixed + jnp.einsum(f"gkhrq{letters}->gkqhrd", drop(weights).astype(values.dtype), values)
-    total = jnp.moveaxis(total, -1, 2)[..., None]
-    return (mixed / total.astype(mixed.dtype)).reshape(queries.shape)
+        dropped = drop(weights).astype(values.dtype).reshape(*flat.shape[:-1], -1)
+        mixed = jnp.einsum("...ns,...sd->...nd", dropped, values)
+        return largest, weights.sum(-1, keepdims=True), mixed.reshape(rows.shape)
+
+    largest, total, mixed = block(own, seen.own[None, None, None, None])
+    if shared is None:
+        mixed = mixed / total.astype(mixed.dtype)
+    else:
+        prompt_largest, prompt_total, prompt_mixed = block(shared, seen.shared[:, None, None, None])
+        both = jnp.maximum(largest, prompt_largest)
+        scale, prompt_scale = jnp.exp(largest - both), jnp.exp(prompt_largest - both)
+        total = total * scale + prompt_total * prompt_scale
+        mixed = mixed * (scale / total).astype(mixed.dtype) + prompt_mixed * (prompt_scale / total).astype(mixed.dtype)
+    return mixed.swapaxes(2, 3).reshape(queries.shape)
+
+
+_LOWEST = -1e30  # below every attention logit, and finite
 
 
 class Attention(nn.Module):
@@ -130,8 +139,8 @@ class Attention(nn.Module):
             self.k_norm = Norm(config.norm, self.dtype)
         self.dropout = Dropout(config.attention_dropout)
 
-    def project(self, hidden: Float[Array, "*N D"], angles: Angles | None):
-        """Scaled, rotated queries [*N, heads, dim] and the keys and values [*N, kv_heads, dim] of these positions."""
+    def project(self, hidden: Float[Array, "G K Q D"], angles: Angles | None):
+        """Scaled, rotated queries [G, heads, K, Q, dim], and keys and values [G, kv_heads, K, Q, dim]."""
         config = self.config
         queries, keys, values = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
         if config.head_norm is HeadNorm.PROJECTION:
@@ -142,12 +151,13 @@ class Attention(nn.Module):
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         if angles is not None:
             queries, keys = rotate(queries, angles), rotate(keys, angles)
+        queries, keys, values = (jnp.moveaxis(x, -2, 1) for x in (queries, keys, values))
         scale = config.head_dim**-0.5 if config.query_scale is None else config.query_scale
         return queries * jnp.asarray(scale * self.logit_scale, queries.dtype), KeyValue(keys, values)
 
     def __call__(
         self,
-        queries: Float[Array, "G K Q heads dim"],
+        queries: Float[Array, "G heads K Q dim"],
         own: KeyValue,
         shared: KeyValue | None,
         seen: Visible,
@@ -163,4 +173,5 @@ class Attention(nn.Module):
             softcap=self.config.attention_softcap,
             drop=lambda weights: self.dropout(weights, deterministic=deterministic),
         )
+        mixed = jnp.moveaxis(mixed, 1, 3)
         return self.o_proj(mixed.reshape(*mixed.shape[:3], -1))

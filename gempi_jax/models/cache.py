@@ -12,15 +12,15 @@ from gempi_jax.types import Array
 class KeyValue(NamedTuple):
     """One layer's keys (already rotated) and values."""
 
-    keys: Float[Array, "*N heads dim"]
-    values: Float[Array, "*N heads dim"]
+    keys: Float[Array, "G heads *S dim"]
+    values: Float[Array, "G heads *S dim"]
 
 
 class Prefix(NamedTuple):
     """The prompts of G groups, once each however many completions share them.
 
     Attributes:
-      layers: keys and values [G, P, heads, dim] of each layer.
+      layers: keys and values [G, heads, P, dim] of each layer.
       lengths: number of real prompt tokens; what lies beyond is never attended to.
     """
 
@@ -29,10 +29,10 @@ class Prefix(NamedTuple):
 
 
 Cache = tuple[KeyValue, ...]
-"""Keys and values [G, K, C, heads, dim] of the completions' tokens, one per layer."""
+"""Keys and values [G, heads, K, C, dim] of the completions' tokens, one per layer."""
 
 
 def init_cache(config: DecoderConfig, groups: int, samples: int, capacity: int, dtype: Any = jnp.float32) -> Cache:
     """Zeros for decoding ``capacity`` tokens of ``samples`` completions in each of ``groups`` groups."""
-    shape = (groups, samples, capacity, config.num_kv_heads, config.head_dim)
+    shape = (groups, config.num_kv_heads, samples, capacity, config.head_dim)
     return tuple(KeyValue(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers))

@@ -44,7 +44,7 @@ class Block(nn.Module):
     def __call__(
         self,
         hidden: Float[Array, "G K Q D"],
-        queries: Float[Array, "G K Q heads dim"],
+        queries: Float[Array, "G heads K Q dim"],
         own: KeyValue,
         shared: KeyValue | None,
         seen: Visible,
@@ -135,7 +135,7 @@ class Decoder(nn.Module):
           The hidden state after the final norm, and the cache with this position filled in.
         """
         steps = jnp.asarray(step)[None]
-        slots = jnp.arange(cache[0].keys.shape[2])
+        slots = jnp.arange(cache[0].keys.shape[-2])
         hidden, cache = self._run(token[..., None], steps, prefix, cache, slots, True)
         return hidden[:, :, 0], cache
 
@@ -154,7 +154,7 @@ class Decoder(nn.Module):
         """Whole sequences from position 0: a single sample each, no prompt before it."""
         steps = jnp.arange(rows.shape[-1])
         hidden, layers = self._run(rows[:, None], steps, None, None, steps, deterministic, reach=lengths)
-        return hidden[:, 0], tuple(KeyValue(layer.keys[:, 0], layer.values[:, 0]) for layer in layers)
+        return hidden[:, 0], tuple(KeyValue(layer.keys[:, :, 0], layer.values[:, :, 0]) for layer in layers)
 
     def _embed(self, tokens, positions, deterministic):
         hidden = jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
@@ -168,7 +168,7 @@ class Decoder(nn.Module):
         """All blocks over tokens [G, K, Q] at completion positions ``steps``; own keys stand at positions ``slots``."""
         config = self.config
         lengths = None if prefix is None else prefix.lengths
-        width = 0 if prefix is None else prefix.layers[0].keys.shape[1]
+        width = 0 if prefix is None else prefix.layers[0].keys.shape[-2]
         start = jnp.zeros((1,), jnp.int32) if lengths is None else lengths
         positions = (start[:, None] + steps[None, :])[:, None]
         # A sequence read at once has its whole length in reach; one that is continued grows token by token, whether
@@ -193,7 +193,7 @@ class Decoder(nn.Module):
 
 def _write(cache: KeyValue, new: KeyValue, step: Int[Array, ""]) -> KeyValue:
     """The cache with the position ``step`` of every sample filled in."""
-    start = (0, 0, step, 0, 0)
+    start = (0, 0, 0, step, 0)
     return KeyValue(
         jax.lax.dynamic_update_slice(cache.keys, new.keys.astype(cache.keys.dtype), start),
         jax.lax.dynamic_update_slice(cache.values, new.values.astype(cache.values.dtype), start),
