@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from gempi_jax.report import write_report
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.llm import run
+from gempi_jax.training.loop import TooManySkippedUpdates
 from gempi_jax.training.preemption import Preempted
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -45,6 +46,9 @@ def main(argv: list[str]) -> int | None:
     except (ValueError, FileNotFoundError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except TooManySkippedUpdates as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"exported to {export}; report: {write_report(workdir)}")
     return None
 

@@ -6,8 +6,8 @@ ends as GSM8K's do::
     Maya has 12 pens, finds 7 more and loses 5. How many pens are left?
      12+7=19 19-5=14 #### 14
 
-Every template uses all three operands, and each *multiset* of operands belongs to one split.  So a held-out problem
-never shares its three numbers with a training problem, in whatever order or template.
+Every template uses all three operands, and each *multiset* of operands is for training, for tuning or held out.  So a
+held-out problem never shares its three numbers with a training problem, in whatever order or template.
 """
 
 import dataclasses
@@ -19,7 +19,9 @@ SMALLEST_OPERAND, LARGEST_OPERAND = 2, 12
 LARGEST_NUMBER = LARGEST_OPERAND * LARGEST_OPERAND + LARGEST_OPERAND
 """No operand, intermediate or final result is larger; none is negative or fractional."""
 
-_SHARES: dict[str, float] = {"demonstrations": 0.3, "train": 0.45, "tuning": 0.1, "heldout": 0.15}
+_SHARES: dict[str, float] = {"train": 0.8, "tuning": 0.08, "heldout": 0.12}
+_SEEN = {"demonstrations": "train"}
+"""Demonstrations and RL prompts are both training data: they draw from the same operands."""
 _NAMES = ("Ana", "Ben", "Maya", "Omar", "Lena", "Tom", "Zoe", "Sam")
 _THINGS = ("pens", "books", "cards", "apples", "coins", "shells", "cakes", "eggs")
 
@@ -81,9 +83,11 @@ def arithmetic_rows(split: str, size: int, seed: int) -> list[dict[str, str]]:
 
 @functools.cache
 def split_operands(split: str) -> tuple[tuple[int, int, int], ...]:
-    """The ordered operand triples of a split; together the splits cover all, and no two share a multiset."""
+    """The ordered operand triples of a split; training, tuning and held-out cover all, and no two share a multiset."""
+    split = _SEEN.get(split, split)
     if split not in _SHARES:
-        raise ValueError(f"arithmetic_rows: there is no split {split!r}; choose one of {', '.join(_SHARES)}.")
+        valid = ", ".join([*_SEEN, *_SHARES])
+        raise ValueError(f"arithmetic_rows: there is no split {split!r}; choose one of {valid}.")
     values = range(SMALLEST_OPERAND, LARGEST_OPERAND + 1)
     multisets = list(itertools.combinations_with_replacement(values, 3))
     random.Random("the same parts for every seed").shuffle(multisets)

@@ -17,6 +17,7 @@ from gempi_jax.llm.synthetic import (
 )
 
 SPLITS = ("demonstrations", "train", "tuning", "heldout")
+APART = ("train", "tuning", "heldout")
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -29,7 +30,7 @@ def shape(prompt: str) -> str:
     return " ".join(w for w in words if not re.fullmatch(r"pens|books|cards|apples|coins|shells|cakes|eggs", w))
 
 
-@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(SPLITS, 2)))
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(APART, 2)))
 def test_splits_share_no_operands_in_any_order(one, other):
     # Read back from the prompts themselves, so that nothing but what a model sees is trusted.
     ones = {tuple(sorted(numbers(row["prompt"]))) for row in arithmetic_rows(one, 3000, seed=0)}
@@ -39,8 +40,14 @@ def test_splits_share_no_operands_in_any_order(one, other):
     assert not ones & others
 
 
+def test_demonstrations_are_training_problems():
+    assert split_operands("demonstrations") == split_operands("train")
+    one, other = arithmetic_rows("demonstrations", 50, 0), arithmetic_rows("train", 50, 0)
+    assert one != other
+
+
 def test_splits_cover_every_triple_once():
-    triples = [triple for split in SPLITS for triple in split_operands(split)]
+    triples = [triple for split in APART for triple in split_operands(split)]
     values = range(SMALLEST_OPERAND, LARGEST_OPERAND + 1)
     assert sorted(triples) == sorted(itertools.product(values, repeat=3))
 
@@ -82,7 +89,7 @@ def test_templates_are_balanced_and_texts_vary():
     counts = {key: len(list(group)) for key, group in itertools.groupby(sorted(shape(r["prompt"]) for r in rows))}
     assert list(counts.values()) == [40] * NUM_TEMPLATES
     assert len({row["prompt"].split()[0] for row in rows}) >= 8
-    assert len({row["prompt"] for row in rows}) > 0.95 * len(rows)
+    assert len({row["prompt"] for row in rows}) > 0.9 * len(rows)
 
 
 def test_bad_arguments_name_the_fix():
