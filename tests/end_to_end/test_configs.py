@@ -22,22 +22,19 @@ def table(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def one_device(tmp_path_factory):
-    """The quick main job on one device."""
-    workdir = tmp_path_factory.mktemp("one") / "run"
-    start(arithmetic.get_config("vmpo,quick"), workdir)
-    return workdir
-
-
-def test_eight_devices_end_where_one_does(one_device, tmp_path):
+def test_eight_devices_end_where_one_does(tmp_path):
     config = arithmetic.get_config("vmpo,quick")
+    # Not Adam: it divides gradients that are all rounding by their own size, and makes them as large as any other.
+    for phase in (config.sft, config.rl):
+        phase.optimizer.update({"name": "sgd", "learning_rate": 0.1})
+    one_device = tmp_path / "one"
+    start(config, one_device)
     config.mesh.update({"data": 4, "fsdp": 2})
     export = start(config, tmp_path / "eight")
     one, eight = load_file(one_device / "export/model.safetensors"), load_file(export / "model.safetensors")
     assert one.keys() == eight.keys()
     for name in one:
-        np.testing.assert_allclose(eight[name], one[name], atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(eight[name], one[name], atol=2e-6, err_msg=name)
     exact = {"step", "phase", "reward", "num_tokens", "completions/mean_length", "heldout/accuracy"}
     for row, other in zip(table(one_device), table(tmp_path / "eight"), strict=True):
         assert {k: v for k, v in row.items() if k in exact} == {k: v for k, v in other.items() if k in exact}
