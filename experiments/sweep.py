@@ -1,8 +1,8 @@
 """Runs one config with several seeds, some at a time, and compares what came out.
 
-    python -m experiments.sweep --config=configs/llm/arithmetic.py:vmpo --workdir=runs/seeds --seeds=5 [--config.key=value]
+    python -m experiments.sweep --config=configs/llm/arithmetic.py:vmpo --workdir=runs/seeds --seeds=5
 
-Each run is ``experiments.train`` in a process and a workdir of its own, so a sweep that is stopped goes on where it was.
+Overrides, ``--config.key=value``, reach every run.  Each run is ``experiments.train`` in a process and a workdir of its own, so a sweep that is stopped goes on where it was.
 ``--pin`` gives each run a core of its own, for timings that mean something.
 """
 
