@@ -2,7 +2,8 @@
 
     python -m experiments.sweep --config=configs/llm/arithmetic.py:vmpo --workdir=runs/seeds --seeds=5
 
-Overrides, ``--config.key=value``, reach every run.  Each run is ``experiments.train`` in a process and a workdir of its own, so a sweep that is stopped goes on where it was.
+Overrides, ``--config.key=value``, reach every run.  Each run is ``experiments.train`` in a process and a workdir of its
+own, so a sweep that is stopped goes on where it was.
 ``--pin`` gives each run a core of its own, for timings that mean something.
 """
 
