@@ -11,6 +11,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gempi_jax.llm.generate import generate
+from gempi_jax.llm.hf import load_pretrained
 from gempi_jax.llm.scoring import score
 from gempi_jax.models.config import DecoderConfig
 from gempi_jax.models.decoder import Decoder
@@ -265,3 +266,29 @@ def test_sampled_first_tokens_have_the_frequencies_of_the_model(model, params, p
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         follow(chain_table({0: 1}), [0], **options)
+
+
+def test_greedy_stories_are_those_of_transformers_in_pytorch(shared_data):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = shared_data / "stories260k"
+    ours = load_pretrained(str(folder))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    generator = np.random.default_rng(0)
+    # Two lengths of prompts, padded to one width here and read one by one there.
+    lengths = np.array([5, 9])
+    prompts = generator.integers(3, ours.model.config.vocab_size, (2, 9)).astype(np.int32)
+    prompts[:, 0] = 1
+    run = jax.jit(functools.partial(generate, ours.model, num_samples=1, max_new_tokens=40, temperature=0.0, eos_id=2))
+    got = run(ours.params, prompts, lengths, jax.random.key(0))
+    for row, length in enumerate(lengths):
+        with torch.no_grad():
+            expected = theirs.generate(
+                torch.tensor(prompts[row : row + 1, :length], dtype=torch.long),
+                attention_mask=torch.ones(1, int(length), dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=40,
+                eos_token_id=2,
+                pad_token_id=0,
+            )[0, length:].numpy()
+        np.testing.assert_array_equal(got.tokens[row, 0, : got.lengths[row, 0]], expected)
