@@ -117,4 +117,4 @@ def test_the_adaptive_dual_of_any_divergence_has_the_envelope_gradient(scope):
 
 def test_numbers_of_anchors_must_agree():
     with pytest.raises(ValueError, match="one of each per anchor"):
-        em.solve_target(ADVANTAGES, LOG_PROBS, COEFFICIENTS[:2], (KL, KL))
+        em.solve_target(ADVANTAGES, LOG_PROBS, COEFFICIENTS, (KL, KL))
