@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
@@ -133,13 +134,13 @@ def _dual_loss(
     return reductions.detach(gain) + jnp.dot(coefficients, budgets - reductions.detach(spent))
 
 
-def _weights(spec: GempiSpec, log_weights: Array, selected: Array, number: Array, axis_name: AxisName) -> Array:
+def _weights(spec: GempiSpec, log_weights: Array, normalized: Array, selected: Array, number: Array) -> Array:
     """Normalised over the batch, to 1/G by group, or min(exp(l), clip) / N."""
     if spec.scope is Scope.NONE:
         # exp overflows beyond 88 nats; what is beyond is a weight that a clip should have caught.
         bounded = jnp.minimum(log_weights, 80.0 if spec.weight_clip is None else jnp.log(spec.weight_clip))
         return jnp.where(selected, jnp.exp(jnp.where(selected, bounded, 0.0)), 0.0) / jnp.maximum(number, 1.0)
-    return diagnostics.scope_weights(log_weights, where=selected, axis=spec.scope_axis, axis_name=axis_name)
+    return normalized
 
 
 def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisName = None) -> Target:
@@ -163,9 +164,12 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     selected = _filter(spec, reductions.detach(duals), batch, samples.tie_break, axis_name)
     coefficients, solution = _coefficients(spec, duals, batch, selected, axis_name)
     log_weights = _log_weights(spec, batch, reductions.detach(coefficients), selected, axis_name)
-    weights = _weights(spec, log_weights, selected, batch.number, axis_name)
+    normalized = diagnostics.scope_weights(log_weights, where=selected, axis=spec.scope_axis, axis_name=axis_name)
+    # Materialised once: a compiler that fuses them into every sum below would compute the exponentials again in each.
+    selected, log_weights, normalized = jax.lax.optimization_barrier((selected, log_weights, normalized))
+    weights = _weights(spec, log_weights, normalized, selected, batch.number)
     dual_loss = _dual_loss(spec, coefficients, batch, log_weights, selected, axis_name)
-    metrics = _metrics(spec, batch, reductions.detach(coefficients), log_weights, selected, axis_name)
+    metrics = _metrics(spec, batch, reductions.detach(coefficients), log_weights, normalized, selected, axis_name)
     if solution is not None:
         metrics["estep/feasible"] = Metric.of(solution.feasible)
         metrics["estep/shortfall"] = Metric.of(solution.shortfall)
@@ -175,13 +179,19 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
 
 
 def _metrics(
-    spec: GempiSpec, batch: _Batch, coefficients: Array, log_weights: Array, selected: Array, axis_name: AxisName
+    spec: GempiSpec,
+    batch: _Batch,
+    coefficients: Array,
+    log_weights: Array,
+    weights: Array,
+    selected: Array,
+    axis_name: AxisName,
 ) -> Metrics:
     """``estep/*``; KLs and log Z-hat are means over groups when the scope is the group."""
     axis = spec.scope_axis
-    weights = diagnostics.scope_weights(log_weights, where=selected, axis=axis, axis_name=axis_name)
     number = reductions.count(selected, axis_name=axis_name).astype(jnp.float32)
     size = diagnostics.effective_sample_size(weights, where=selected, axis_name=axis_name)
+    chi_squared = jnp.where(size > 0, number / jnp.where(size > 0, size, 1.0) - 1.0, 0.0)
     if axis is None:
         log_z = mixture.log_partition(log_weights, where=selected, axis_name=axis_name)
         log_z = jnp.where(log_z > -jnp.inf, log_z, 0.0)
@@ -192,20 +202,22 @@ def _metrics(
     values = {
         "ess": size,
         "ess_fraction": size / jnp.maximum(number, 1.0),
-        "chi2": diagnostics.chi_squared(weights, where=selected, axis_name=axis_name),
+        "chi2": chi_squared,
         "weights_entropy": diagnostics.weights_entropy(weights, where=selected, axis_name=axis_name),
         "max_weight": jnp.maximum(reductions.max(weights, where=selected, axis_name=axis_name), 0.0),
         "selected_fraction": number / jnp.maximum(batch.number, 1.0),
         "truncation_mass": dropped,
         "log_partition": log_z,
-        "log_partition_bias": diagnostics.log_partition_bias(weights, where=selected, axis_name=axis_name),
+        "log_partition_bias": -chi_squared / (2.0 * jnp.maximum(number, 1.0)),
         "invalid_samples": batch.invalid,
         "temperature": jnp.sum(coefficients),
     }
     if spec.weight_clip is not None:
         clipped = reductions.count(selected & (log_weights > jnp.log(spec.weight_clip)), axis_name=axis_name)
         values["clip_fraction"] = clipped.astype(jnp.float32) / jnp.maximum(number, 1.0)
-    kls = diagnostics.anchor_kl(log_weights, batch.log_ratios, where=selected, axis=axis, axis_name=axis_name)
+    # sum w (l - r_j) - log Z-hat; with weights of 1/G by group both are means over groups.
+    gaps = jnp.where((weights > 0)[None], log_weights[None] - batch.log_ratios, 0.0)
+    kls = reductions.sum(weights[None] * gaps, axis=tuple(range(1, gaps.ndim)), axis_name=axis_name) - log_z
     spent = kls
     if not spec.closed_form:
         spent = sampled_divergences(

@@ -72,10 +72,13 @@ def normalize_weights(
       axis: the scope; all axes (the batch) when ``None``, the last for groups.
       axis_name: mapped axes over which the scope is spread.
     """
-    total = reductions.logsumexp(log_weights, where=where, axis=axis, axis_name=axis_name, keepdims=True)
     inside = log_weights > -jnp.inf if where is None else where & (log_weights > -jnp.inf)
-    shifted = jnp.where(inside, log_weights, 0.0) - jnp.where(total > -jnp.inf, total, 0.0)
-    return jnp.where(inside, jnp.exp(jnp.where(inside, shifted, 0.0)), 0.0)
+    top = reductions.max(log_weights, where=inside, axis=axis, axis_name=axis_name, keepdims=True)
+    # Divided by the sum rather than shifted by its logarithm: log-weights of 1e4 nats would round a shift to 1e-3.
+    shifted = jnp.where(inside, log_weights - jnp.where(top > -jnp.inf, top, 0.0), 0.0)
+    terms = jnp.where(inside, jnp.exp(shifted), 0.0)
+    total = reductions.sum(jnp.sum(terms, axis=axis, keepdims=True), axis=(), axis_name=axis_name)
+    return terms / jnp.where(total > 0, total, 1.0)
 
 
 def log_partition(

@@ -42,6 +42,12 @@ def oracle(samples, coefficients):
     return weights / weights.sum()
 
 
+def log_weights(samples, coefficients):
+    return em.importance_log_weights(
+        samples.advantages, samples.anchor_log_probs, samples.sampler_log_probs, coefficients
+    )
+
+
 FIXED = em.GempiSpec((em.Anchor("ref", 0.5), em.Anchor("old", 1.5)))
 
 
@@ -100,7 +106,7 @@ def test_dar_without_a_reference_is_vmpo():
 @given(CASE, st.sampled_from([1e-3, 7.0, 1e3]))
 def test_scaling_coefficients_with_advantages_changes_nothing(case, factor):
     samples = batch(case)
-    weigh = jax.jit(lambda s, c: em.normalize_weights(em.importance_log_weights(*s[:3], c), where=s.mask))
+    weigh = jax.jit(lambda s, c: em.normalize_weights(log_weights(s, c), where=s.mask))
     coefficients = jnp.array([0.5, 1.5])
     scaled = samples._replace(advantages=factor * samples.advantages)
     tolerance = 1e-3 * max(1.0, case[1])
@@ -111,7 +117,7 @@ def test_scaling_coefficients_with_advantages_changes_nothing(case, factor):
 
 def test_limits_of_the_temperature():
     samples = batch((65, 1.0, 3, "continuous"))
-    weigh = jax.jit(lambda c: em.normalize_weights(em.importance_log_weights(*samples[:3], c), where=samples.mask))
+    weigh = jax.jit(lambda c: em.normalize_weights(log_weights(samples, c), where=samples.mask))
     geometric = oracle(samples._replace(advantages=jnp.zeros(65)), [0.25, 0.75])
     np.testing.assert_allclose(weigh(jnp.array([0.25e6, 0.75e6])), geometric, rtol=1e-3)
     possible = np.asarray(samples.mask) & np.all(np.isfinite(samples.anchor_log_probs), axis=0)
