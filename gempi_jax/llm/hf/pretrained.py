@@ -49,7 +49,7 @@ class Pretrained(NamedTuple):
         GPT-2, where it is one).
     """
 
-    model: Decoder
+    model: Any
     params: Params
     tokenizer: Any
     config: CheckpointConfig | None = None
@@ -117,7 +117,7 @@ def _resolve(path: str | pathlib.Path) -> pathlib.Path:
         )
     import huggingface_hub
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "flax_model.msgpack", "*.model", "*.txt", "*.jinja"]
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(path, allow_patterns=patterns))
     except Exception as error:  # the hub's library has a dozen kinds; all mean that the name leads nowhere
@@ -141,6 +141,12 @@ def save_pretrained(path: str | pathlib.Path, pretrained: Pretrained, *, max_sha
       ValueError: a model that no Hugging Face family expresses, or one that its config.json does not describe.
     """
     model, params, tokenizer, config = pretrained
+    if not isinstance(model, Decoder):
+        # A model of another library writes itself.
+        model.save(path, params)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(path)
+        return
     if config is None:
         values = write_config(model.config) | _token_ids(tokenizer)
         config = CheckpointConfig(values, _token_ids(tokenizer))

@@ -13,11 +13,12 @@ import numpy as np
 
 from gempi_jax.llm.hf.config import read_json
 from gempi_jax.llm.hf.family import Family
+from gempi_jax.llm.hf.flax_files import FlaxFile
 from gempi_jax.llm.hf.tensor_files import Plan, TensorFile, write_tensors
 from gempi_jax.models import Decoder, DecoderConfig
 from gempi_jax.types import Params
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX, FLAX = "model.safetensors", "model.safetensors.index.json", "flax_model.msgpack"
 
 Placing = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 """From a parameter's path (``"layers_0/mlp/up_proj/kernel"``) and shape to where it shall lie."""
@@ -82,8 +83,8 @@ def _few(names: Iterable[str], count: int = 6) -> str:
     return ", ".join(map(repr, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
-def open_tensors(folder: pathlib.Path) -> dict[str, TensorFile]:
-    """The file of every tensor of a checkpoint folder, one file or many with an index.
+def open_tensors(folder: pathlib.Path) -> dict[str, TensorFile | FlaxFile]:
+    """The file of every tensor of a checkpoint folder: one, several with an index, or Flax's.
 
     Raises:
       FileNotFoundError: no weights, or a shard that the index names is missing.
@@ -101,6 +102,9 @@ def open_tensors(folder: pathlib.Path) -> dict[str, TensorFile]:
     if (folder / SINGLE).is_file():
         file = TensorFile(folder / SINGLE)
         return dict.fromkeys(file.entries, file)
+    if (folder / FLAX).is_file():
+        flax_file = FlaxFile(folder / FLAX)
+        return dict.fromkeys(flax_file.entries, flax_file)
     pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
     if pickles:
         raise FileNotFoundError(
@@ -108,7 +112,7 @@ def open_tensors(folder: pathlib.Path) -> dict[str, TensorFile]:
             "convert it where you trust it: AutoModelForCausalLM.from_pretrained(...).save_pretrained(..., "
             "safe_serialization=True)"
         )
-    raise FileNotFoundError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX} is there")
+    raise FileNotFoundError(f"{folder} holds no weights: none of {SINGLE}, {INDEX} and {FLAX} is there")
 
 
 def _open_shard(folder: pathlib.Path, name: str) -> TensorFile:
@@ -121,7 +125,7 @@ def _open_shard(folder: pathlib.Path, name: str) -> TensorFile:
     return TensorFile(folder / name)
 
 
-def _match(files: dict[str, TensorFile], family: Family, want: Wanted, place: str) -> dict[str, np.ndarray]:
+def _match(files: dict[str, TensorFile | FlaxFile], family: Family, want: Wanted, place: str) -> dict[str, np.ndarray]:
     """Views of exactly the wanted tensors, by the family's names.
 
     Raises:
@@ -152,7 +156,9 @@ def _match(files: dict[str, TensorFile], family: Family, want: Wanted, place: st
     if tied:
         file, stored = found["lm_head.weight"]
         embedding = views[want.parts["embedding"].tensor]
-        if not np.array_equal(file.view(stored), embedding):
+        # Flax's Llama keeps (and trains, and uses) a head of its own even where config.json ties it: not the model that
+        # config.json describes, so it is left out.
+        if isinstance(file, TensorFile) and not np.array_equal(file.view(stored), embedding):
             raise ValueError(
                 f"{file.path}: config.json ties the head to the embedding, but {stored!r} differs from it; set "
                 '"tie_word_embeddings": false, or remove the tensor'
