@@ -35,22 +35,123 @@ def parse_arg(arg: str | None, *, method: str) -> tuple[str, bool]:
 
 
 def base() -> ConfigDict:
-    """Sections that every run has, with their defaults."""
+    """A run with every setting at its default; a config changes what it means to change."""
     return ConfigDict(
         {
+            # Of everything random.
             "seed": 0,
-            "model": {},
-            "data": {},
-            "rewards": {},
+            "model": {
+                # A Hugging Face folder; empty makes a decoder of the sizes below and trains a tokenizer on the spot.
+                "path": "",
+                "num_layers": 2,
+                "hidden_size": 128,
+                "num_heads": 4,
+                "num_kv_heads": 4,
+                "intermediate_size": 384,
+                # The longest sequence, tokens.
+                "max_positions": 64,
+                "vocab_size": 512,
+                # On embeddings and residual branches, in the M-step's likelihood only.
+                "dropout": 0.0,
+                # Of activations: float32, bfloat16, or auto (bfloat16 on accelerators).
+                "dtype": "auto",
+                # Tokens, beside the tokenizer's own, that end a completion.
+                "end_tokens": (),
+            },
+            "data": {
+                # arithmetic, stories, or jsonl (files with TRL's columns).
+                "task": "arithmetic",
+                "train_path": "",
+                "heldout_path": "",
+                # Names in the file -> names here.
+                "columns": ConfigDict(),
+                # Rows; 0 takes all of a file.
+                "num_demonstrations": 0,
+                "num_train": 0,
+                "num_heldout": 0,
+                # Generated problems that judge the run: "tuning" to choose settings, "heldout" for final figures.
+                "split": "heldout",
+                # Tokens.
+                "max_prompt_length": 32,
+                # What happens to longer rows: drop or truncate (both are counted), or error.
+                "long_prompts": "drop",
+                "long_completions": "error",
+                "prompt_template": "{prompt}",
+            },
+            # name -> weight; a name, "package.module:function" or "file.py:function".
+            "rewards": ConfigDict(),
+            # Names of the sections that are run, in order.
             "phases": (),
-            # Devices along each axis of the mesh.
+            # Devices along each axis.
             "mesh": {"data": 1, "fsdp": 1, "tensor": 1},
+            # Greedy completions of all held-out prompts, every so many iterations; num_samples are kept as text.
             "eval": {"every": 10, "batch_prompts": 128, "num_samples": 16},
+            # Every so many iterations; the latest "keep" stay.
             "checkpoint": {"every": 10, "keep": 2},
             # The run stops after so many updates in a row whose loss, gradient or reward is not finite.
             "max_skips_in_a_row": 5,
+            # From SIGTERM until the run is saved from outside the main thread.
             "preemption_grace_seconds": 1.0,
             # One more copy of the state, so that SIGTERM is answered at any moment, the M-step included.
             "keep_boundary": True,
         }
     )
+
+
+def phase(method: str, **changes) -> ConfigDict:
+    """A phase with every setting at its default but ``changes``; a dictionary changes a section in part."""
+    config = ConfigDict(
+        {
+            "method": method,
+            "method_args": dict(METHODS[method]),
+            # rollout (the policy writes), demonstrations (prompt, completion) or scored (and reward).
+            "source": "rollout",
+            # E-steps, the prompts of each over all devices, and samples of each prompt.
+            "num_iterations": 100,
+            "batch_prompts": 64,
+            "num_generations": 8,
+            # Tokens.
+            "max_completion_length": 16,
+            # Of the sampler; top_k = 0 and top_p = 1 truncate nothing.
+            "temperature": 1.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            # group_mean, batch_mean, value (a learned V(x)) or zero.
+            "baseline": "group_mean",
+            "normalize_advantages": False,
+            # Share of the prompts, those with most weight, that the M-step sees.
+            "m_step_fraction": 1.0,
+            # Optimiser steps per pass over the batch, passes, and parts of one step (for memory).
+            "num_updates": 4,
+            "num_epochs": 1,
+            "num_microbatches": 1,
+            # same_mask (pi_t drops what pi_theta drops) or deterministic (D_M drops nothing).
+            "trust_region_dropout": "same_mask",
+            "value_learning_rate": 1e-3,
+            # T_target, iterations between refreshes of pi_t; a decay above 0 averages instead of copying.
+            "old_period": 1,
+            "old_ema_decay": 0.0,
+            "optimizer": {
+                "name": "adamw",
+                "learning_rate": 1e-4,
+                # constant, linear or cosine, down to final_fraction of the rate.
+                "schedule": "constant",
+                "warmup_steps": 0,
+                "final_fraction": 0.0,
+                "weight_decay": 0.0,
+                "b1": 0.9,
+                "b2": 0.999,
+                # Global norm; 0 does not clip.
+                "max_grad_norm": 1.0,
+            },
+            "duals": {
+                "optimizer": "adam",
+                # Steps on the temperature's dual in each E-step.
+                "num_temperature_steps": 1,
+                "temperature_learning_rate": 1e-2,
+                "multiplier_learning_rate": 1e-2,
+            },
+        }
+    )
+    config.update(changes)
+    return config

@@ -9,17 +9,15 @@ Without ``model.path`` a small decoder is trained from nothing: it shows the pat
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-import configs.common as common
+from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """``arg``: the method of the second phase (default vmpo), and ``quick``."""
     method, quick = common.parse_arg(arg, method="vmpo")
     config = common.base()
-    config.model = ConfigDict(
+    config.model.update(
         {
-            # A Hugging Face folder; empty makes a decoder of the sizes below.
-            "path": "",
             "num_layers": 4,
             "hidden_size": 256,
             "num_heads": 8,
@@ -27,58 +25,35 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "intermediate_size": 768,
             "max_positions": 512,
             "vocab_size": 4096,
-            "dropout": 0.0,
-            "dtype": "auto",
         }
     )
-    config.data = ConfigDict(
-        {
-            "task": "jsonl",
-            "train_path": placeholder(str),
-            "heldout_path": placeholder(str),
-            # GSM8K's gold answers are the demonstrations of SFT, and what the verifier reads the number from.
-            "columns": {"question": "prompt", "answer": ("answer", "completion")},
-            "num_demonstrations": 0,
-            "num_train": 0,
-            "num_heldout": 128,
-            "max_prompt_length": 192,
-            "long_prompts": "drop",
-            "long_completions": "drop",
-            "prompt_template": "Question: {prompt}\nAnswer:",
-        }
-    )
+    config.data.update({"task": "jsonl", "num_heldout": 128, "max_prompt_length": 192, "long_completions": "drop"})
+    config.data.prompt_template = "Question: {prompt}\nAnswer:"
+    config.data = ConfigDict({**config.data, "train_path": placeholder(str), "heldout_path": placeholder(str)})
+    # GSM8K's gold answers are the demonstrations of SFT, and what the verifier reads the number from.
+    config.data.columns = ConfigDict({"question": "prompt", "answer": ("answer", "completion")})
     config.rewards = ConfigDict({"exact_match": 1.0})
     config.phases = ("sft", "rl")
-    config.sft = ConfigDict(
-        {
-            "method": "sft",
-            "source": "demonstrations",
-            "num_iterations": 500,
-            "batch_prompts": 32,
-            "num_generations": 1,
-            "max_completion_length": 320,
-            "num_updates": 1,
-            "num_microbatches": 4,
-            "baseline": "zero",
-            "optimizer": {"name": "adamw", "learning_rate": 1e-4, "schedule": "cosine", "warmup_steps": 20},
-        }
+    config.sft = common.phase(
+        "sft",
+        source="demonstrations",
+        num_iterations=500,
+        batch_prompts=32,
+        num_generations=1,
+        max_completion_length=320,
+        num_updates=1,
+        num_microbatches=4,
+        baseline="zero",
+        optimizer={"learning_rate": 1e-4, "schedule": "cosine", "warmup_steps": 20},
     )
-    config.rl = ConfigDict(
-        {
-            "method": method,
-            "method_args": dict(common.METHODS[method]),
-            "source": "rollout",
-            "num_iterations": 200,
-            "batch_prompts": 64,
-            "num_generations": 8,
-            "max_completion_length": 320,
-            "baseline": "group_mean",
-            "num_updates": 4,
-            "num_microbatches": 4,
-            "optimizer": {"name": "adamw", "learning_rate": 1e-6, "warmup_steps": 15},
-        }
+    config.rl = common.phase(
+        method,
+        num_iterations=200,
+        max_completion_length=320,
+        num_microbatches=4,
+        optimizer={"learning_rate": 1e-6, "warmup_steps": 15},
     )
-    config.eval.update({"every": 10, "batch_prompts": 64})
+    config.eval.batch_prompts = 64
     if quick:
         config.model.update(
             {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 64}

@@ -8,43 +8,29 @@ Expected and cost: see README.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-import configs.common as common
+from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """``arg``: a method (default at_dar), and ``quick``."""
     method, quick = common.parse_arg(arg, method="at_dar")
     config = common.base()
-    config.model = ConfigDict(
-        {
-            # A Hugging Face folder of a story model; required.
-            "path": placeholder(str),
-            "dropout": 0.0,
-            "dtype": "float32",
-            # This family of models starts the next story where it ends one.
-            "end_tokens": ("<s>",),
-        }
-    )
-    config.data = ConfigDict(
-        {"task": "stories", "num_train": 420, "num_heldout": 96, "split": "heldout", "max_prompt_length": 64}
-    )
+    # A Hugging Face folder of a story model; required.
+    config.model = ConfigDict({**config.model, "path": placeholder(str)})
+    config.model.dtype = "float32"
+    # This family of models starts the next story where it ends one.
+    config.model.end_tokens = ("<s>",)
+    config.data.update({"task": "stories", "num_train": 420, "num_heldout": 96, "max_prompt_length": 64})
     config.rewards = ConfigDict({"happy_ending": 0.5, "finished": 0.3, "no_repetition": 0.2})
     config.phases = ("rl",)
-    config.rl = ConfigDict(
-        {
-            "method": method,
-            "method_args": dict(common.METHODS[method]),
-            "source": "rollout",
-            "num_iterations": 60,
-            "batch_prompts": 32,
-            "num_generations": 8,
-            "max_completion_length": 80,
-            "baseline": "group_mean",
-            "num_updates": 4,
-            "optimizer": {"name": "adam", "learning_rate": 3e-4, "b2": 0.95, "warmup_steps": 8},
-        }
+    config.rl = common.phase(
+        method,
+        num_iterations=60,
+        batch_prompts=32,
+        max_completion_length=80,
+        optimizer={"name": "adam", "learning_rate": 3e-4, "b2": 0.95, "warmup_steps": 8},
     )
-    config.eval.update({"every": 10, "batch_prompts": 96})
+    config.eval.batch_prompts = 96
     if quick:
         config.data.update({"num_train": 16, "num_heldout": 8})
         config.eval.update({"every": 2, "batch_prompts": 8, "num_samples": 4})
