@@ -99,11 +99,12 @@ def _advance(state: _State, scale, on_simplex: bool) -> _State:
     )
 
 
-def _accepted(state: _State, trial, slope: Slope, scale, on_simplex: bool) -> _State:
+def _accepted(state: _State, trial, slope: Slope, scale, multipliers, on_simplex: bool) -> _State:
     """Moves to the trial point and takes the multipliers along: z dx + x dz = barrier - x z."""
     change = state.barrier / state.x - state.z - state.z * state.step
     z = state.z + jnp.minimum(1.0, _longest(state.z, change, 0.95)) * change
-    z = jnp.where(state.count == 0, jnp.maximum(slope.gradient, 0.1 * scale), z)
+    first = jnp.maximum(slope.gradient, 0.1 * scale) if multipliers is None else multipliers
+    z = jnp.where(state.count == 0, first, z)
     return _advance(state._replace(x=trial, z=z, slope=slope), scale, on_simplex)
 
 
@@ -112,6 +113,7 @@ def barrier_newton(
     start: Float[Array, "m"],
     scale: Float[Array, "m"],
     *,
+    multipliers: Float[Array, "m"] | None = None,
     on_simplex: bool = False,
     floor: float = 1e-7,
     tolerance: float = 2e-5,
@@ -123,6 +125,7 @@ def barrier_newton(
       oracle: x -> gradient and Hessian, one pass over the data.
       start: a point with positive coordinates (on the simplex: with sum 1).
       scale: the size of gradients that matter, by coordinate.
+      multipliers: z at the start, where a similar problem was solved before; by the gradient when ``None``.
       on_simplex: keeps sum x = 1; the slope's gradient is then relative to its mean under x.
       floor: stops where all coordinates are below it.
       tolerance: of the optimality conditions, in units of ``scale``.
@@ -142,7 +145,7 @@ def barrier_newton(
         uphill = jnp.dot(slope.gradient * state.x - state.barrier * state.x / trial, state.step)
         # Convex along the step: a slope that has not turned round to half its size is near enough to the minimum.
         accept = (state.count == 0) | (uphill <= 0.5 * state.descent)
-        moved = _accepted(state, trial, slope, scale, on_simplex)
+        moved = _accepted(state, trial, slope, scale, multipliers, on_simplex)
         secant = jnp.clip(state.descent / jnp.maximum(state.descent + uphill, 1e-30), 0.1, 0.5)
         stayed = state._replace(length=state.length * secant)
         chosen = jax.tree.map(lambda new, old: jnp.where(accept, new, old), moved, stayed)
@@ -163,6 +166,12 @@ def barrier_newton(
     )
     last = jax.lax.while_loop(unfinished, iterate, first)
     return Minimum(last.x, last.z, last.slope, last.count)
+
+
+def resume(minimum: Minimum, scale: Float[Array, "m"]) -> tuple[Array, Array]:
+    """A start for a similar problem: a little inside, where a coordinate at its bound can still leave it."""
+    x, z = jnp.maximum(minimum.x, 1e-3 * jnp.sum(minimum.x)), jnp.maximum(minimum.z, 1e-3 * scale)
+    return x, z
 
 
 def slack(minimum: Minimum) -> Bool[Array, "m"]:

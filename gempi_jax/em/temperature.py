@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from gempi_jax.em.diagnostics import anchor_kl
-from gempi_jax.em.mixture import expand, log_weights_from_ratios
-from gempi_jax.em.solver import Slope, barrier_newton, inverse_small, slack
+from gempi_jax.em.mixture import log_weights_from_ratios
+from gempi_jax.em.solver import Slope, barrier_newton, inverse_small, resume, slack
 from gempi_jax.numerics import masked, reductions
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
@@ -18,6 +18,9 @@ from gempi_jax.types import Array
 _FLOOR = 1e-6
 """Smallest total temperature, in standard deviations of the advantages: below it the best sample has all the mass."""
 
+
+_THINNED = 16_384
+"""Samples of a large batch (of each device's part) that the first rough solution looks at."""
 
 _ABSENT = -1e15
 """The advantage of a sample that is not there: exp gives 0, and 0 times it stays 0."""
@@ -81,7 +84,7 @@ def _moments(log_weights, directions, problem: _Problem):
     share = jnp.where(problem.live, 1.0 / total, 0.0)
     log_z = jnp.where(problem.live, jnp.log(total / problem.number) + top, 0.0)
     count = jnp.maximum(reductions.count(problem.live, axis_name=groups), 1).astype(total.dtype)
-    size = directions.shape[0]
+    size = len(directions)
     means = [over_scope(terms * directions[j]) * share for j in range(size)]
     # One sum for each pair: the array of all products at once would not stay in the cache.
     entries = {
@@ -93,22 +96,41 @@ def _moments(log_weights, directions, problem: _Problem):
     return over_groups(log_z), jnp.stack([over_groups(x) for x in means]), jnp.asarray(covariance)
 
 
+def _mix(factors, ratios):
+    """sum_j factors_j ratios_j, anchor by anchor: a reduction over so short an axis is slow on a CPU."""
+    terms = [factors[j] * ratios[j] for j in range(ratios.shape[0])]
+    return functools.reduce(jnp.add, terms)
+
+
 def _dual_slope(coefficients, budgets, problem: _Problem) -> Slope:
     """eps - KL and Cov_w(r_j - l, r_l - l) / Lambda; ``budgets`` are shifted by the centres of the log-ratios."""
     total = jnp.sum(coefficients)
     ratios = problem.log_ratios
-    log_weights = (problem.advantages + jnp.sum(expand(coefficients, ratios) * ratios, axis=0)) / total
-    log_z, means, covariance = _moments(log_weights, ratios - log_weights[None], problem)
+    log_weights = (problem.advantages + _mix(coefficients, ratios)) / total
+    log_weights = jax.lax.optimization_barrier(log_weights)
+    log_z, means, covariance = _moments(log_weights, [ratio - log_weights for ratio in ratios], problem)
     return Slope(budgets + means + log_z, covariance / total)
 
 
 def _overlap(shares, budgets, problem: _Problem) -> tuple[Array, Slope]:
     """log mean exp(sum_j s_j r_ij) + sum_j s_j eps_j, whose minimum over the simplex is minus the shortfall."""
     ratios = problem.log_ratios
-    log_weights = jnp.sum(expand(shares, ratios) * ratios, axis=0)
+    log_weights = _mix(shares, ratios)
     log_weights = jnp.where(problem.advantages > _ABSENT, log_weights, _ABSENT)
-    log_z, means, covariance = _moments(log_weights, ratios, problem)
+    log_z, means, covariance = _moments(log_weights, list(ratios), problem)
     return log_z + jnp.dot(shares, budgets), Slope(budgets + means, covariance)
+
+
+def _thinned(problem: _Problem) -> _Problem | None:
+    """Every so-manieth sample of a large batch, to start from its solution; ``None`` for a batch that is not large."""
+    stride = problem.advantages.size // _THINNED
+    if problem.axis is not None or stride < 8:
+        return None
+    advantages = problem.advantages.reshape(-1)[::stride]
+    ratios = problem.log_ratios.reshape(problem.log_ratios.shape[0], -1)[:, ::stride]
+    here = advantages > _ABSENT
+    number = jnp.maximum(reductions.count(here, axis_name=problem.axis_name), 1).astype(advantages.dtype).reshape(1)
+    return _Problem(advantages, ratios, number, (number > 1) & problem.live.reshape(1), None, problem.axis_name)
 
 
 def _certificate(budgets, offset, problem: _Problem):
@@ -118,7 +140,14 @@ def _certificate(budgets, offset, problem: _Problem):
     shifted = budgets + offset
     if size > 1:
         scale = jnp.full((size,), jnp.min(budgets))
-        found = barrier_newton(lambda s: _overlap(s, shifted, problem)[1], shares, scale, on_simplex=True)
+        multipliers = None
+        if (part := _thinned(problem)) is not None:
+            rough = barrier_newton(lambda s: _overlap(s, shifted, part)[1], shares, scale, on_simplex=True)
+            shares, multipliers = resume(rough, scale)
+            shares = shares / jnp.sum(shares)
+        found = barrier_newton(
+            lambda s: _overlap(s, shifted, problem)[1], shares, scale, multipliers=multipliers, on_simplex=True
+        )
         shares = jnp.where(slack(found), 0.0, found.x)
         shares, passes = shares / jnp.sum(shares), found.num_iterations
     return -_overlap(shares, shifted, problem)[0], passes + 1
@@ -160,7 +189,13 @@ def _solve(budgets, advantages, log_ratios, mask, axis, axis_name) -> Temperatur
     # At the smallest raise the only target left ignores the advantages; a tenth of a budget more keeps lambda finite.
     effective = jnp.where(feasible, budgets, budgets + shortfall + 0.1 * jnp.min(budgets))
     start = 1.0 / jnp.sqrt(2.0 * effective) / budgets.shape[0]
-    found = barrier_newton(lambda x: _dual_slope(x, effective + offset, problem), start, effective, floor=_FLOOR)
+    multipliers = None
+    if (part := _thinned(problem)) is not None:
+        rough = barrier_newton(lambda x: _dual_slope(x, effective + offset, part), start, effective, floor=_FLOOR)
+        start, multipliers = resume(rough, effective)
+    found = barrier_newton(
+        lambda x: _dual_slope(x, effective + offset, problem), start, effective, multipliers=multipliers, floor=_FLOOR
+    )
     saturated = jnp.sum(found.x) <= _FLOOR * budgets.shape[0]
     kept = jnp.where(slack(found), 0.0, found.x)
     scaled = jnp.where(saturated, found.x * (_FLOOR / jnp.sum(found.x)), kept)

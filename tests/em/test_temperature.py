@@ -165,3 +165,16 @@ def test_by_groups_the_mean_kl_meets_the_budget():
 def test_the_number_of_anchors_is_bounded(size):
     with pytest.raises(ValueError, match="1 to 8 anchors"):
         solve_temperature(jnp.ones(size), jnp.ones(4), jnp.ones((size, 4)))
+
+
+def test_a_large_batch_starts_from_a_part_of_it_and_ends_exact():
+    advantages, ratios = problem(2, 200_000, 1)
+    budgets = np.array([0.1, 0.12])
+    found = solve(jnp.asarray(budgets, jnp.float32), advantages, ratios)
+    coefficients = np.asarray(found.coefficients, np.float64)
+    _, kl = dual(coefficients, budgets, advantages.astype(np.float64), ratios.astype(np.float64))
+    active = coefficients > 0
+    assert np.any(active)
+    np.testing.assert_allclose(kl[active], budgets[active], rtol=2e-4)
+    assert np.all(kl <= budgets * 1.001)
+    assert int(found.num_iterations) < 20
