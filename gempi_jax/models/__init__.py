@@ -5,6 +5,7 @@ from gempi_jax.models.cache import Cache, KeyValue, Prefix, init_cache
 from gempi_jax.models.config import RMS, Band, DecoderConfig, HeadNorm, Layer, Placement
 from gempi_jax.models.decoder import Decoder
 from gempi_jax.models.heads import ValueHead
+from gempi_jax.models.lora import LoRA, init_adapters, merge_adapters
 from gempi_jax.models.positions import Dynamic, Learned, Linear, Llama3, LongRope, Rotary, Unscaled, Yarn
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Learned",
     "Linear",
     "Llama3",
+    "LoRA",
     "LongRope",
     "Placement",
     "Prefix",
@@ -29,5 +31,7 @@ __all__ = [
     "Yarn",
     "gelu",
     "gelu_tanh",
+    "init_adapters",
     "init_cache",
+    "merge_adapters",
 ]
