@@ -6,8 +6,9 @@ ends as GSM8K's do::
     Maya has 12 pens, finds 7 more and loses 5. How many pens are left?
      12+7=19 19-5=14 #### 14
 
-Every template uses all three operands, and each *multiset* of operands is for training, for tuning or held out.  So a
-held-out problem never shares its three numbers with a training problem, in whatever order or template.
+Every template uses all three operands, and each ordered triple of operands is for training, for tuning or held out, in
+all templates.  So no held-out problem is a training problem with other words; single steps, 7*11=77, occur in both, and
+that is what there is to learn.
 """
 
 import dataclasses
@@ -83,18 +84,17 @@ def arithmetic_rows(split: str, size: int, seed: int) -> list[dict[str, str]]:
 
 @functools.cache
 def split_operands(split: str) -> tuple[tuple[int, int, int], ...]:
-    """The ordered operand triples of a split; training, tuning and held-out cover all, and no two share a multiset."""
+    """The ordered operand triples of a split; training, tuning and held-out cover all and share none."""
     split = _SEEN.get(split, split)
     if split not in _SHARES:
         valid = ", ".join([*_SEEN, *_SHARES])
         raise ValueError(f"arithmetic_rows: there is no split {split!r}; choose one of {valid}.")
     values = range(SMALLEST_OPERAND, LARGEST_OPERAND + 1)
-    multisets = list(itertools.combinations_with_replacement(values, 3))
-    random.Random("the same parts for every seed").shuffle(multisets)
-    bounds = [round(len(multisets) * share) for share in itertools.accumulate(_SHARES.values(), initial=0.0)]
+    triples = list(itertools.product(values, repeat=3))
+    random.Random("the same parts for every seed").shuffle(triples)
+    bounds = [round(len(triples) * share) for share in itertools.accumulate(_SHARES.values(), initial=0.0)]
     index = list(_SHARES).index(split)
-    mine = multisets[bounds[index] : bounds[index + 1]]
-    return tuple(sorted({triple for multiset in mine for triple in itertools.permutations(multiset)}))
+    return tuple(sorted(triples[bounds[index] : bounds[index + 1]]))
 
 
 def _solution(chain: str, operands: tuple[int, int, int]) -> tuple[list[str], int] | None:

@@ -131,7 +131,7 @@ class Source:
             "completions/mean_length": float(completions.lengths.mean()),
             "completions/clipped_ratio": float(1.0 - self.ended(completions).mean()),
         }
-        metrics |= {f"rewards/{name}/mean": float(np.nanmean(values)) for name, values in result.by_name.items()}
+        metrics |= {f"rewards/{name}/mean": _mean(values) for name, values in result.by_name.items()}
         return Rewarded(rewards, bool(result.finite.all()), metrics)
 
     def texts(self, completions: Completions) -> list[str]:
@@ -145,6 +145,12 @@ class Source:
         """Which completions [G, K] wrote an end token."""
         last = np.take_along_axis(completions.tokens, np.maximum(completions.lengths - 1, 0)[..., None], -1)[..., 0]
         return np.isin(last, self._eos_ids)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Over the samples that a function applied to; NaN where there are none."""
+    applies = values[~np.isnan(values)]
+    return float(applies.mean()) if applies.size else float("nan")
 
 
 def _columns(rows: list[Row]) -> dict[str, list[Any]]:

@@ -63,7 +63,7 @@ def test_the_other_methods_take_the_same_path(method, tmp_path):
         {"baseline": "value", "normalize_advantages": True},
         {"old_period": 2, "trust_region_dropout": "deterministic", "num_epochs": 2, "num_microbatches": 2},
         {"old_ema_decay": 0.5, "top_k": 20, "top_p": 0.9, "temperature": 0.7, "m_step_fraction": 0.5},
-        {"method_args": {"temperature": "solved", "scope": "group", "top_k_fraction": 1.0, "penalty": 0.1}},
+        {"method": "dar", "method_args": {"alpha": 0.1, "beta": 0.3, "scope": "group"}},
     ],
 )
 def test_what_a_phase_can_be_set_to(changes, tmp_path):
@@ -127,5 +127,6 @@ def test_rewards_that_are_not_finite_skip_updates_and_stop_the_run(bad, skips, t
     run(settings_from_config(config), workdir, config)
     rows = table(workdir)
     assert rows[-1]["skipped_updates"] == skips
+    # Calls 1 and 2 try the function, 3 and 4 judge the ends of SFT; so call 7 is the third rollout, step 4 + 3.
     # The step that was skipped has a row, and no M-step in it.
-    assert [row["step"] for row in rows if row["phase"] == "rl" and "loss" not in row] == [6]
+    assert [row["step"] for row in rows if row["phase"] == "rl" and "loss" not in row] == [7]
