@@ -13,7 +13,7 @@ def from_spec(spec: GempiSpec, *, axis_name: str | tuple[str, ...] | None = None
 
     Args:
       spec: the tuple; it was checked when it was built.
-      axis_name: mapped axes of ``shard_map`` or ``pmap`` that the E-step's batch is spread over; ``None`` under ``jit``.
+      axis_name: mapped axes of ``shard_map`` or ``pmap`` over which the E-step's batch is spread; ``None`` for ``jit``.
     """
     projection = spec.projection
     trust_region = None if isinstance(projection, Unconstrained) else projection.divergence

@@ -33,8 +33,8 @@ class Phase(NamedTuple):
       name: for records.
       num_iterations: of this phase.
       begin: the state that the previous phase left -> the state of this phase's first iteration.
-      iterate: one iteration; returns the new state, whose ``step`` is one higher, and its metrics, ``num_tokens`` of this
-        iteration among them.
+      iterate: one iteration; returns the new state, whose ``step`` is one higher, and its metrics, ``num_tokens`` of
+        this iteration among them.
       evaluate: judges a state on held-out data.
       eval_every: iterations between evaluations; the phase's end is always evaluated.
     """
