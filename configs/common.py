@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 METHODS = {
     "sft": {},
     "awr": {"beta": 0.2},
-    "vmpo": {"epsilon_eta": 0.1, "epsilon_alpha": 0.003, "top_k_fraction": 0.25},
+    "vmpo": {"epsilon_eta": 0.3, "epsilon_alpha": 0.004, "top_k_fraction": 0.25, "initial_multiplier": 20.0},
     "dar": {"alpha": 0.02, "beta": 0.18},
     "rl_em": {"beta": 0.2},
     "at_dar": {"epsilon_ref": 4.0, "epsilon_old": 0.3},
@@ -84,8 +84,8 @@ def base() -> ConfigDict:
             "phases": (),
             # Devices along each axis.
             "mesh": {"data": 1, "fsdp": 1, "tensor": 1},
-            # Greedy completions of all held-out prompts, every so many iterations; num_samples are kept as text.
-            "eval": {"every": 10, "batch_prompts": 128, "num_samples": 16},
+            # Greedy completions of all held-out prompts: so many at a time; num_samples are kept as text.
+            "eval": {"batch_prompts": 128, "num_samples": 16},
             # Every so many iterations; the latest "keep" stay.
             "checkpoint": {"every": 10, "keep": 2},
             # The run stops after so many updates in a row whose loss, gradient or reward is not finite.
@@ -108,6 +108,8 @@ def phase(method: str, **changes) -> ConfigDict:
             "source": "rollout",
             # E-steps, the prompts of each over all devices, and samples of each prompt.
             "num_iterations": 100,
+            # Iterations between held-out evaluations; a phase's ends are always evaluated.
+            "eval_every": 10,
             "batch_prompts": 64,
             "num_generations": 8,
             # Tokens.

@@ -18,18 +18,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.update(
         {
             "task": "arithmetic",
-            "num_demonstrations": 1000,
+            "num_demonstrations": 500,
             "num_train": 8192,
             "num_heldout": 384,
             "max_prompt_length": 32,
         }
     )
+    config.checkpoint.every = 25
     config.rewards = ConfigDict({"exact_match": 1.0})
     config.phases = ("sft", "rl")
     config.sft = common.phase(
         "sft",
         source="demonstrations",
-        num_iterations=500,
+        num_iterations=350,
+        eval_every=50,
         batch_prompts=32,
         num_generations=1,
         max_completion_length=21,
@@ -39,18 +41,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     config.rl = common.phase(
         method,
-        num_iterations=120,
+        num_iterations=150,
         batch_prompts=256,
         num_generations=4,
         max_completion_length=21,
         # Half of the prompts hold nearly all of the weight: most others are all right or all wrong.
         m_step_fraction=0.5,
         num_updates=4,
-        optimizer={"name": "adam", "learning_rate": 8e-4, "b2": 0.95, "warmup_steps": 10},
+        optimizer={"name": "adam", "learning_rate": 1e-3, "b2": 0.95, "schedule": "cosine", "warmup_steps": 10},
         duals={"num_temperature_steps": 10, "temperature_learning_rate": 0.01, "multiplier_learning_rate": 0.5},
     )
     if method == "sft":
+        # SFT continued for as long as V-MPO takes: the comparison that the README quotes.
         config.rl = config.sft.copy_and_resolve_references()
+        config.rl.update({"num_iterations": 4000, "eval_every": 500})
+        config.checkpoint.every = 500
     if quick:
         shrink(config)
     return config.lock()
@@ -62,12 +67,14 @@ def shrink(config: ConfigDict) -> None:
         {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 64}
     )
     config.data.update({"num_demonstrations": 64, "num_train": 64, "num_heldout": 16})
-    config.eval.update({"every": 2, "batch_prompts": 16, "num_samples": 4})
+    config.eval.update({"batch_prompts": 16, "num_samples": 4})
     config.checkpoint.every = 2
-    config.sft.update({"num_iterations": 4, "batch_prompts": 16})
+    config.sft.update({"num_iterations": 4, "batch_prompts": 16, "eval_every": 2})
     config.sft.optimizer.warmup_steps = 1
     if config.rl.source == "rollout":
         config.rl.optimizer.warmup_steps = 1
-        config.rl.update({"num_iterations": 4, "batch_prompts": 8, "num_generations": 4, "num_updates": 2})
+        config.rl.update(
+            {"num_iterations": 4, "batch_prompts": 8, "num_generations": 4, "num_updates": 2, "eval_every": 2}
+        )
     else:
         config.rl = config.sft.copy_and_resolve_references()

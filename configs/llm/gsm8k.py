@@ -61,7 +61,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.model.vocab_size = 512
         config.data.update({"num_demonstrations": 32, "num_train": 32, "num_heldout": 8, "max_prompt_length": 96})
         config.data.update({"long_prompts": "truncate", "long_completions": "truncate"})
-        config.eval.update({"every": 2, "batch_prompts": 8, "num_samples": 4})
+        config.eval.update({"batch_prompts": 8, "num_samples": 4})
         config.checkpoint.every = 2
         config.sft.optimizer.warmup_steps = 1
         config.rl.optimizer.warmup_steps = 1

@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.eval.batch_prompts = 96
     if quick:
         config.data.update({"num_train": 16, "num_heldout": 8})
-        config.eval.update({"every": 2, "batch_prompts": 8, "num_samples": 4})
+        config.eval.update({"batch_prompts": 8, "num_samples": 4})
         config.checkpoint.every = 2
         config.rl.optimizer.warmup_steps = 1
         config.rl.update(

@@ -245,7 +245,7 @@ class Plan:
             functools.partial(stages.begin, method, optimizer, resources),
             iteration,
             judge,
-            self.settings.eval.every,
+            settings.eval_every,
         )
 
     @property

@@ -121,6 +121,7 @@ class PhaseSettings:
       method: a name of ``gempi_jax.methods.METHODS``, with ``method_args`` for its factory.
       source: rollout (the policy writes), demonstrations (prompt, completion), or scored (prompt, completion, reward).
       num_iterations: E-steps.
+      eval_every: iterations between held-out evaluations; a phase's ends are always evaluated.
       batch_prompts: groups per E-step, over all devices.
       num_generations: K, samples per prompt.
       max_completion_length: tokens.
@@ -141,6 +142,7 @@ class PhaseSettings:
     method_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     source: str = "rollout"
     num_iterations: int = 100
+    eval_every: int = 10
     batch_prompts: int = 64
     num_generations: int = 8
     max_completion_length: int = 16
@@ -163,7 +165,7 @@ class PhaseSettings:
     def __post_init__(self):
         for name in (
             "num_iterations", "batch_prompts", "num_generations", "max_completion_length", "num_updates", "num_epochs",
-            "num_microbatches", "old_period",
+            "num_microbatches", "old_period", "eval_every",
         ):  # fmt: skip
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be at least 1")
         _require(0 < self.m_step_fraction <= 1, "m_step_fraction", self.m_step_fraction, "must be in (0, 1]")
@@ -186,9 +188,8 @@ class PhaseSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSettings:
-    """Greedy held-out evaluation every so many iterations (and at a phase's ends); ``num_samples`` are kept as text."""
+    """Greedy held-out evaluation: prompts at a time, and how many completions are kept as text."""
 
-    every: int = 10
     batch_prompts: int = 128
     num_samples: int = 16
 

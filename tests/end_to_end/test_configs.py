@@ -116,7 +116,7 @@ def test_rewards_that_are_not_finite_skip_updates_and_stop_the_run(bad, skips, t
     config = arithmetic.get_config("vmpo,quick").to_dict()
     config["rewards"] = {f"{tmp_path}/own.py:reward": 1.0}
     config["max_skips_in_a_row"] = 2
-    config["eval"]["every"] = 100
+    config["sft"]["eval_every"] = config["rl"]["eval_every"] = 100
     config["rl"]["num_iterations"] = 6
     workdir = tmp_path / "run"
     if skips is None:
