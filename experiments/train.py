@@ -34,8 +34,8 @@ def main(argv: list[str]) -> int | None:
         print(f"unexpected arguments {argv[1:]}: settings are given as --config.key=value", file=sys.stderr)
         return 2
     absl_logging.set_verbosity(absl_logging.WARNING)
-    config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
     try:
+        config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
         settings = settings_from_config(config)
         # A mesh of several CPU devices takes threads of this process; on accelerators this changes nothing.
         jax.config.update("jax_num_cpu_devices", max(1, math.prod(dataclasses.astuple(settings.mesh))))
@@ -53,5 +53,22 @@ def main(argv: list[str]) -> int | None:
     return None
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags; what is wrong with them is said in one line, exit status 2."""
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:  # a config file may raise anything
+        lines = [line.strip() for line in str(error).replace("\\n", "\n").splitlines() if line.strip(" '\"\n")]
+        given = next((arg for arg in argv if arg.startswith("--config.") and _names(arg, lines)), None)
+        print(f"error: {given + ': ' if given else ''}{' '.join(lines[-2:])}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _names(argument: str, lines: list[str]) -> bool:
+    """Whether an error is about the last name of this override."""
+    key = argument.split("=")[0].split(".")[-1]
+    return any(f"'{key}'" in line or f'"{key}"' in line for line in lines)
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

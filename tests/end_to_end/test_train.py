@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -148,4 +149,22 @@ def test_a_broken_reward_stops_the_run_before_any_compute(tmp_path, body, messag
     config["rewards"] = {f"{tmp_path}/code/own.py:reward": 1.0}
     with pytest.raises(RewardError, match=message):
         run(settings_from_config(config), tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (CONFIG, ["--config.sed=1"], "--config.sed=1: .*Did you mean .*seed"),
+        (CONFIG, ["--config.rl.batch_prompts=many"], "--config.rl.batch_prompts=many"),
+        ("configs/llm/arithmetic.py:vmop", [], "config arg 'vmop': expected one method of sft"),
+        ("configs/llm/nowhere.py", [], "nowhere.py"),
+        ("configs/llm/stories.py", [], "config.model.path: required"),
+    ],
+)
+def test_a_command_that_cannot_be_right_says_what_is_wrong(runs, tmp_path, config, options, message):
+    code, output = runs.run(config, tmp_path / "run", *options)
+    assert code == 2, output
+    assert re.search(message, output)
+    assert "Traceback" not in output
     assert not (tmp_path / "run").exists()
