@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int | None:
     except Preempted:
         print("stopped as asked; the same command goes on from here")
         raise
-    except (ValueError, OSError, TypeError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except TooManySkippedUpdates as error:
