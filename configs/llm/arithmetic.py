@@ -18,7 +18,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.update(
         {
             "task": "arithmetic",
-            "num_demonstrations": 500,
+            "num_demonstrations": 600,
             "num_train": 8192,
             "num_heldout": 384,
             "max_prompt_length": 32,
@@ -30,7 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.sft = common.phase(
         "sft",
         source="demonstrations",
-        num_iterations=350,
+        num_iterations=450,
         eval_every=50,
         batch_prompts=32,
         num_generations=1,
