@@ -53,6 +53,7 @@ def windows(fields: Fields, window: int | None, default: list[str]) -> tuple[int
 
 
 def bands(windows: tuple[int | None, ...]) -> tuple[Band, ...]:
+    """One band per layer where some layer has a window; empty where none has."""
     return tuple(Band(window) for window in windows) if any(windows) else ()
 
 
@@ -82,10 +83,12 @@ def _write_llama(config: DecoderConfig) -> dict[str, Any]:
 
 
 def layer(name: str, *paths: str, transposed: bool = True) -> Tensor:
+    """A tensor of every layer, by its name there and its paths here."""
     return Tensor(f"model.layers.{{}}.{name}", tuple(f"layers_{{}}/{path}" for path in paths), transposed)
 
 
 def norms(**names: str) -> tuple[Tensor, ...]:
+    """The scales of a layer's norms: our name = theirs."""
     return tuple(layer(f"{theirs}.weight", f"{ours}/scale", transposed=False) for ours, theirs in names.items())
 
 
