@@ -3,14 +3,35 @@
 from ml_collections import ConfigDict
 
 METHODS = {
-    "sft": {},
-    "awr": {"beta": 0.2},
-    "vmpo": {"epsilon_eta": 0.3, "epsilon_alpha": 0.004, "top_k_fraction": 0.25, "initial_multiplier": 20.0},
-    "dar": {"alpha": 0.02, "beta": 0.18},
-    "rl_em": {"beta": 0.2},
-    "at_dar": {"epsilon_ref": 4.0, "epsilon_old": 0.3},
+    "sft": {"reduction": "sum"},
+    "awr": {"beta": 0.2, "weight_clip": 20.0, "reduction": "sum"},
+    "vmpo": {
+        # Budgets of the E-step, nats per sample, and of the M-step, nats per token.
+        "epsilon_eta": 0.3,
+        "epsilon_alpha": 0.004,
+        "initial_multiplier": 20.0,
+        "top_k_fraction": 0.25,
+        # advantage or log_weight.
+        "score": "advantage",
+        "skip_flat_groups": False,
+        # dual (gradient steps) or solved.
+        "temperature": "dual",
+        # batch or group.
+        "scope": "batch",
+        # Over an example's tokens: sum or mean.
+        "reduction": "sum",
+    },
+    "dar": {"alpha": 0.02, "beta": 0.18, "weight_clip": 20.0, "scope": "none", "reduction": "sum"},
+    "rl_em": {"beta": 0.2, "scope": "group", "reduction": "sum"},
+    "at_dar": {
+        "epsilon_ref": 4.0,
+        "epsilon_old": 0.3,
+        "temperature": "solved",
+        "scope": "batch",
+        "reduction": "sum",
+    },
 }
-"""Each method with its settings; ``configs.methods`` of a run may be overridden by --config.rl.method_args.NAME."""
+"""Methods that a config's arg can name, with their settings; any is overridden by --config.rl.method_args.NAME."""
 
 
 def parse_arg(arg: str | None, *, method: str) -> tuple[str, bool]:

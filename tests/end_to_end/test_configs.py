@@ -63,7 +63,7 @@ def test_the_other_methods_take_the_same_path(method, tmp_path):
         {"baseline": "value", "normalize_advantages": True},
         {"old_period": 2, "trust_region_dropout": "deterministic", "num_epochs": 2, "num_microbatches": 2},
         {"old_ema_decay": 0.5, "top_k": 20, "top_p": 0.9, "temperature": 0.7, "m_step_fraction": 0.5},
-        {"method": "dar", "method_args": {"alpha": 0.1, "beta": 0.3, "scope": "group"}},
+        {"method_args": {"temperature": "solved", "scope": "group", "top_k_fraction": 1.0}},
     ],
 )
 def test_what_a_phase_can_be_set_to(changes, tmp_path):
