@@ -4,8 +4,9 @@ import jax
 import numpy as np
 
 from gempi_jax.llm.generate import Completions, generate
+from gempi_jax.runners.compiled import Compiled
 from gempi_jax.runners.data import Source
-from gempi_jax.runners.phase import Compiled, Resources
+from gempi_jax.runners.phase import Resources
 from gempi_jax.training.loop import Judged
 from gempi_jax.training.state import TrainState
 

@@ -7,7 +7,6 @@ Each stage is one jitted function, so that each is compiled once, timed, and int
 """
 
 import functools
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from gempi_jax.llm.generate import generate
 from gempi_jax.methods.base import Method
 from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import lookup
+from gempi_jax.runners.compiled import Clock, Compiled
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.settings import PhaseSettings
 from gempi_jax.runners.world import Batch, Policy, Scored, behaviour, make_world, plain_batch, score_batch
@@ -30,30 +30,6 @@ from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, init_
 from gempi_jax.types import Array
 
 SAME_MASK = {"same_mask": True, "deterministic": False}
-
-
-class Compiled:
-    """A function compiled at its first call, apart from running it: compiling never holds donated buffers.
-
-    Args:
-      function: plain.
-      donate: positions of arguments whose buffers it may reuse.
-    """
-
-    def __init__(self, function: Callable, donate: tuple[int, ...] = ()):
-        self._jitted = jax.jit(function, donate_argnums=donate)
-        self._compiled = {}
-
-    def prepare(self, *args) -> Callable:
-        """The executable for arguments of these shapes."""
-        leaves, treedef = jax.tree.flatten(args)
-        signature = (tuple(jax.typeof(leaf) for leaf in leaves), treedef)
-        if signature not in self._compiled:
-            self._compiled[signature] = self._jitted.lower(*args).compile()
-        return self._compiled[signature]
-
-    def __call__(self, *args):
-        return self.prepare(*args)(*args)
 
 
 class Resources(NamedTuple):
@@ -282,23 +258,6 @@ class Iteration:
         seconds = clock.total()
         times = {f"timing_s/{name}": value for name, value in clock.laps.items()}
         return row | times | {"step_time": seconds, "perf/tokens_per_second": num_tokens / seconds}
-
-
-class Clock:
-    """Wall seconds between laps."""
-
-    def __init__(self):
-        self.start = self.last = time.perf_counter()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        """Names the time since the last lap."""
-        now = time.perf_counter()
-        self.laps[name], self.last = now - self.last, now
-
-    def total(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.start
 
 
 def _total(parts: list[dict[str, Metric]]) -> dict[str, Metric]:
