@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from gempi_jax.report import write_report
 from gempi_jax.runners.build import settings_from_config
+from gempi_jax.runners.heap import keep_freed_memory
 from gempi_jax.runners.llm import run
 from gempi_jax.training.loop import TooManySkippedUpdates
 from gempi_jax.training.preemption import Preempted
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> int | None:
         print(f"unexpected arguments {argv[1:]}: settings are given as --config.key=value", file=sys.stderr)
         return 2
     absl_logging.set_verbosity(absl_logging.WARNING)
+    keep_freed_memory()
     try:
         config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
         settings = settings_from_config(config)

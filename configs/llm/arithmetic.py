@@ -41,7 +41,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     config.rl = common.phase(
         method,
-        num_iterations=150,
+        num_iterations=125,
         batch_prompts=256,
         num_generations=4,
         max_completion_length=21,
@@ -54,8 +54,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if method == "sft":
         # SFT continued for as long as V-MPO takes: the comparison that the README quotes.
         config.rl = config.sft.copy_and_resolve_references()
-        config.rl.update({"num_iterations": 4000, "eval_every": 500})
-        config.checkpoint.every = 500
+        config.rl.update({"num_iterations": 3400, "eval_every": 425})
+        config.checkpoint.every = 425
     if quick:
         shrink(config)
     return config.lock()

@@ -38,9 +38,11 @@ def test_eight_devices_end_where_one_does(tmp_path):
     exact = {"step", "phase", "reward", "num_tokens", "completions/mean_length", "heldout/accuracy"}
     for row, other in zip(table(one_device), table(tmp_path / "eight"), strict=True):
         assert {k: v for k, v in row.items() if k in exact} == {k: v for k, v in other.items() if k in exact}
-        for name in ("loss", "mstep/kl_over_budget", "estep/temperature", "estep/ess"):
-            if name in row:
-                np.testing.assert_allclose(other[name], row[name], rtol=2e-3, atol=1e-6, err_msg=name)
+        # A KL next to 0 is a sum of differences of log-probabilities, each with about 1e-7 of rounding: 1e-7 nats,
+        # which are 2.5e-5 of a budget of 0.004.
+        absolute = {"loss": 1e-6, "mstep/kl_over_budget": 1e-4, "estep/temperature": 1e-6, "estep/ess": 1e-6}
+        for name in absolute.keys() & row.keys():
+            np.testing.assert_allclose(other[name], row[name], rtol=2e-3, atol=absolute[name], err_msg=name)
 
 
 @pytest.mark.parametrize("method", ["sft", "awr", "dar", "rl_em", "at_dar"])
