@@ -4,7 +4,8 @@ from ml_collections import ConfigDict
 
 METHODS = {
     "sft": {"reduction": "sum"},
-    "awr": {"beta": 0.2, "weight_clip": 20.0, "reduction": "sum"},
+    # divergence: kl, reverse_kl, chi_squared, jensen_shannon, squared_hellinger, or alpha_ORDER such as alpha_0.5.
+    "awr": {"beta": 0.2, "divergence": "kl", "weight_clip": 20.0, "reduction": "sum"},
     "vmpo": {
         # Budgets of the E-step, nats per sample, and of the M-step, nats per token.
         "epsilon_eta": 0.3,
@@ -14,6 +15,8 @@ METHODS = {
         # advantage or log_weight.
         "score": "advantage",
         "skip_flat_groups": False,
+        # Of the E-step, which epsilon_eta bounds.
+        "divergence": "kl",
         # dual (gradient steps) or solved.
         "temperature": "dual",
         # batch or group.
@@ -21,12 +24,43 @@ METHODS = {
         # Over an example's tokens: sum or mean.
         "reduction": "sum",
     },
-    "dar": {"alpha": 0.02, "beta": 0.18, "weight_clip": 20.0, "scope": "none", "reduction": "sum"},
-    "rl_em": {"beta": 0.2, "scope": "group", "reduction": "sum"},
+    "dar": {
+        "alpha": 0.02,
+        "beta": 0.18,
+        # One for each anchor: D(q || pi_ref) and D(q || pi_t).
+        "divergence_ref": "kl",
+        "divergence_old": "kl",
+        "weight_clip": 20.0,
+        "scope": "none",
+        "reduction": "sum",
+    },
+    "rl_em": {"beta": 0.2, "divergence": "kl", "scope": "group", "reduction": "sum"},
     "at_dar": {
         "epsilon_ref": 4.0,
         "epsilon_old": 0.3,
+        "divergence_ref": "kl",
+        "divergence_old": "kl",
         "temperature": "solved",
+        "scope": "batch",
+        "reduction": "sum",
+    },
+    "dar_tr": {
+        "alpha": 0.02,
+        "beta": 0.18,
+        "epsilon_alpha": 0.004,
+        "initial_multiplier": 20.0,
+        "divergence_ref": "kl",
+        "divergence_old": "kl",
+        "weight_clip": 20.0,
+        "reduction": "sum",
+    },
+    "top_k_dar": {
+        "alpha": 0.02,
+        "beta": 0.18,
+        "top_k_fraction": 0.25,
+        "score": "advantage",
+        "divergence_ref": "kl",
+        "divergence_old": "kl",
         "scope": "batch",
         "reduction": "sum",
     },

@@ -16,25 +16,16 @@ from gempi_jax.em.duals import project_duals, temperature_dual
 from gempi_jax.em.e_step import e_step
 from gempi_jax.em.m_step import initial_multipliers, m_step, trust_region_loss, weighted_nll
 from gempi_jax.em.mixture import anchor_log_ratios, importance_log_weights, log_partition, normalize_weights
-from gempi_jax.em.spec import (
-    Anchor,
+from gempi_jax.em.projection import (
     Constraint,
-    Dual,
     ExactDivergence,
-    Fixed,
     GaussianDivergence,
-    GempiSpec,
-    Identity,
     Penalty,
-    Reduction,
     SampledDivergence,
-    Scope,
-    Score,
-    Solved,
     TokenDivergence,
-    TopK,
     Unconstrained,
 )
+from gempi_jax.em.spec import Anchor, Dual, Fixed, GempiSpec, Identity, Reduction, Scope, Score, Solved, TopK
 from gempi_jax.em.target import sampled_divergences, solve_target, target_log_weights
 from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
 from gempi_jax.numerics.selection import top_k_mask

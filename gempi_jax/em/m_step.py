@@ -5,7 +5,8 @@ from jaxtyping import Bool, Float
 
 from gempi_jax.contracts import Evaluation, LossOutput, Metric, Target
 from gempi_jax.em.duals import MINIMUM
-from gempi_jax.em.spec import Constraint, GempiSpec, Penalty, Reduction, Unconstrained
+from gempi_jax.em.projection import Constraint, Penalty, Unconstrained
+from gempi_jax.em.spec import GempiSpec, Reduction
 from gempi_jax.numerics import reductions
 from gempi_jax.types import Array, Duals
 

@@ -13,71 +13,10 @@ Options are types; a combination that means nothing cannot be built.
 
 import dataclasses
 import enum
-import math
-from collections.abc import Callable
 
+from gempi_jax.em.checks import positive, require
+from gempi_jax.em.projection import Constraint, Penalty, Unconstrained
 from gempi_jax.numerics.divergences import KL, FDivergence
-from gempi_jax.types import Array
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _positive(value: float, name: str, meaning: str) -> None:
-    _require(math.isfinite(value) and value > 0, f"{name} is {value}: {meaning} must be positive and finite.")
-
-
-@dataclasses.dataclass(frozen=True)
-class ExactDivergence:
-    """D_M per term, exact over a categorical distribution.
-
-    Attributes:
-      function: (log_p [..., V], log_q [..., V]) -> [...], nats, where p is pi_k and q is pi_theta.
-    """
-
-    function: Callable[[Array, Array], Array]
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Keys of ``Evaluation.divergence``."""
-        return ("kl",)
-
-
-@dataclasses.dataclass(frozen=True)
-class SampledDivergence:
-    """D_M per term, estimated on the sampled term alone (k1, k2, k3).
-
-    Attributes:
-      function: (log pi_k(y_t) [...], log pi_theta(y_t) [...]) -> [...], nats.
-    """
-
-    function: Callable[[Array, Array], Array]
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Keys of ``Evaluation.divergence``."""
-        return ("kl",)
-
-
-@dataclasses.dataclass(frozen=True)
-class GaussianDivergence:
-    """The decoupled KL of diagonal Gaussian policies: mean and covariance, each with its own budget and multiplier.
-
-    Attributes:
-      function: (mean_p, scale_p, mean_q, scale_q), [..., A] each -> (mean part [...], covariance part [...]), nats.
-    """
-
-    function: Callable[[Array, Array, Array, Array], tuple[Array, Array]]
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Keys of ``Evaluation.divergence``."""
-        return ("mean", "covariance")
-
-
-TokenDivergence = ExactDivergence | SampledDivergence | GaussianDivergence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +36,15 @@ class Anchor:
     divergence: FDivergence = KL
 
     def __post_init__(self):
-        _require(
+        require(
             (self.coefficient is None) != (self.budget is None),
             f"Anchor({self.policy!r}) has coefficient={self.coefficient} and budget={self.budget}: give a coefficient "
             "lambda (Fixed temperature) or a budget epsilon (Dual, Solved), exactly one of them.",
         )
         if self.coefficient is not None:
-            _positive(self.coefficient, f"Anchor({self.policy!r}).coefficient", "lambda, a price per nat,")
+            positive(self.coefficient, f"Anchor({self.policy!r}).coefficient", "lambda, a price per nat,")
         if self.budget is not None:
-            _positive(self.budget, f"Anchor({self.policy!r}).budget", "epsilon, in nats,")
+            positive(self.budget, f"Anchor({self.policy!r}).budget", "epsilon, in nats,")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +63,7 @@ class Dual:
     initial: float = 1.0
 
     def __post_init__(self):
-        _positive(self.initial, "Dual.initial", "a temperature")
+        positive(self.initial, "Dual.initial", "a temperature")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,71 +98,10 @@ class TopK:
     skip_flat_groups: bool = False
 
     def __post_init__(self):
-        _require(
+        require(
             0 < self.fraction <= 1,
             f"TopK.fraction is {self.fraction}: the share kept lies in (0, 1]; V-MPO keeps 0.5, Identity() keeps all.",
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Unconstrained:
-    """gamma = 0 in (26)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Penalty:
-    """gamma * D_M in (26).
-
-    Attributes:
-      coefficient: gamma > 0.
-      divergence: D_M per term.
-    """
-
-    coefficient: float
-    divergence: TokenDivergence
-
-    def __post_init__(self):
-        _positive(self.coefficient, "Penalty.coefficient", "gamma (use Unconstrained() for gamma = 0)")
-
-
-def _per_part(value: float | tuple[float, ...], divergence: TokenDivergence) -> dict[str, float]:
-    values = value if isinstance(value, tuple) else (value,) * len(divergence.parts)
-    return dict(zip(divergence.parts, values, strict=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class Constraint:
-    """D_M <= eps_M by the stop-gradient Lagrangian (2).
-
-    Attributes:
-      budget: eps_M > 0, nats per term; of a Gaussian policy one for each of (mean, covariance).
-      divergence: D_M per term.
-      initial: the multiplier alpha at the start (V-MPO: 5 for discrete actions, 1 for both parts of a Gaussian).
-    """
-
-    budget: float | tuple[float, ...]
-    divergence: TokenDivergence
-    initial: float | tuple[float, ...] = 5.0
-
-    def __post_init__(self):
-        parts = self.divergence.parts
-        for name, value in (("budget", self.budget), ("initial", self.initial)):
-            _require(
-                not isinstance(value, tuple) or len(value) == len(parts),
-                f"Constraint.{name} is {value}: the divergence has the parts {parts}; give one number or one for each",
-            )
-            for part, number in _per_part(value, self.divergence).items():
-                _positive(number, f"Constraint.{name} of {part}", "a budget in nats or a multiplier")
-
-    @property
-    def budgets(self) -> dict[str, float]:
-        """eps_M by part of the divergence."""
-        return _per_part(self.budget, self.divergence)
-
-    @property
-    def initial_multipliers(self) -> dict[str, float]:
-        """alpha at the start, by part of the divergence."""
-        return _per_part(self.initial, self.divergence)
 
 
 class Scope(enum.Enum):
@@ -248,7 +126,7 @@ class GempiSpec:
     anchors: tuple[Anchor, ...] = ()
     temperature: Fixed | Dual | Solved = Fixed()
     filter: Identity | TopK = Identity()
-    projection: Unconstrained | Penalty | Constraint = Unconstrained()
+    projection: Unconstrained | Penalty | Constraint = dataclasses.field(default_factory=Unconstrained)
     scope: Scope = Scope.BATCH
     weight_clip: float | None = None
     reduction: Reduction = Reduction.SUM
@@ -256,20 +134,20 @@ class GempiSpec:
     def __post_init__(self):
         policies = tuple(anchor.policy for anchor in self.anchors)
         repeated = sorted({policy for policy in policies if policies.count(policy) > 1})
-        _require(
+        require(
             not repeated,
             f"anchors name {repeated} more than once: two prices on one policy are one price, their sum.",
         )
         self._check_temperature()
         if self.weight_clip is not None:
-            _require(
+            require(
                 self.scope is Scope.NONE,
                 f"weight_clip={self.weight_clip} with {self.scope}: clipping acts on exp(l); normalised weights are at "
                 "most 1. Use Scope.NONE or drop the clip.",
             )
-            _positive(self.weight_clip, "weight_clip", "the largest weight")
+            positive(self.weight_clip, "weight_clip", "the largest weight")
         if not self.anchors:
-            _require(
+            require(
                 self.scope is not Scope.NONE,
                 "Scope.NONE without anchors: exp(l) is 1 everywhere. Use Scope.BATCH, whose weights are 1/N.",
             )
@@ -277,35 +155,33 @@ class GempiSpec:
     def _check_temperature(self) -> None:
         kind = type(self.temperature).__name__
         if not self.anchors:
-            _require(
+            require(
                 isinstance(self.temperature, Fixed),
                 f"{kind}() without anchors: there is no temperature to adapt. Use Fixed() (SFT) or add an anchor.",
             )
             return
         budgeted = [anchor.policy for anchor in self.anchors if anchor.budget is not None]
         if isinstance(self.temperature, Fixed):
-            _require(
+            require(
                 not budgeted,
                 f"Fixed() temperature with budgets for {budgeted}: nothing would enforce them. Give coefficients, or "
                 "use Dual() or Solved().",
             )
             return
         missing = [anchor.policy for anchor in self.anchors if anchor.budget is None]
-        _require(
+        require(
             not missing,
             f"{kind}() temperature without budgets for {missing}: lambda is found from epsilon. Give budgets, or use "
             "Fixed().",
         )
         if isinstance(self.temperature, Solved):
             other = [anchor.policy for anchor in self.anchors if anchor.divergence is not KL]
-            _require(
+            require(
                 not other,
                 f"Solved() with a divergence other than KL for {other}: only the KL dual (25) has a closed form. Use "
                 "Dual(), whose gradient eps - D holds for every divergence.",
             )
-            _require(
-                len(self.anchors) <= 8, f"Solved() with {len(self.anchors)} anchors: at most 8 are solved jointly."
-            )
+            require(len(self.anchors) <= 8, f"Solved() with {len(self.anchors)} anchors: at most 8 are solved jointly.")
 
     @property
     def policies(self) -> tuple[str, ...]:

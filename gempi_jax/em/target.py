@@ -75,7 +75,7 @@ def _search(mass_at, low: Array, high: Array) -> Array:
     def narrow(state):
         low, high, at_low, at_high, step = state
         share = jnp.clip(at_low / jnp.maximum(at_low - at_high, 1e-30), 0.02, 0.98)
-        share = jnp.where((step % 3 == 2) | ~jnp.isfinite(share), 0.5, share)
+        share = jnp.where((step % 3 == 2) | ~jnp.isfinite(at_low - at_high), 0.5, share)
         middle = low + share * (high - low)
         mass = jnp.clip(mass_at(middle), -_HUGE, _HUGE)
         heavy = mass > 0
@@ -83,7 +83,8 @@ def _search(mass_at, low: Array, high: Array) -> Array:
         high, at_high = jnp.where(heavy, high, middle), jnp.where(heavy, at_high, mass)
         return low, high, at_low, at_high, step + 1
 
-    ends = [jnp.clip(mass_at(end), -_HUGE, _HUGE) for end in (low, high)]
+    # The masses at the ends are not looked up: while one is infinite, steps are bisections.
+    ends = jnp.full_like(low, jnp.inf), jnp.full_like(high, -jnp.inf)
     low, high, *_ = jax.lax.while_loop(unfinished, narrow, (low, high, *ends, jnp.zeros((), jnp.int32)))
     return high
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from gempi_jax.em.spec import ExactDivergence, SampledDivergence, TokenDivergence
+from gempi_jax.em import ExactDivergence, SampledDivergence, TokenDivergence
 from gempi_jax.types import Array, Params
 
 CHUNK_SIZE = 1024

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gempi_jax.contracts import Evaluation, LossOutput, Samples, Target
-from gempi_jax.em.spec import TokenDivergence
+from gempi_jax.em.projection import TokenDivergence
 from gempi_jax.types import Duals
 
 

@@ -16,16 +16,21 @@ from gempi_jax.em import (
 from gempi_jax.methods.base import Method
 from gempi_jax.methods.gempi import from_spec
 from gempi_jax.methods.vmpo import FORWARD_KL
+from gempi_jax.numerics import KL, FDivergence
 
 
-def _anchors(alpha: float, beta: float) -> tuple[Anchor, Anchor]:
-    return Anchor("ref", alpha), Anchor("old", beta)
+def _anchors(
+    alpha: float, beta: float, divergence_ref: FDivergence, divergence_old: FDivergence
+) -> tuple[Anchor, Anchor]:
+    return Anchor("ref", alpha, divergence=divergence_ref), Anchor("old", beta, divergence=divergence_old)
 
 
 def dar(
     alpha: float = 0.005,
     beta: float = 0.045,
     *,
+    divergence_ref: FDivergence = KL,
+    divergence_old: FDivergence = KL,
     weight_clip: float | None = 20.0,
     scope: Scope = Scope.NONE,
     reduction: Reduction = Reduction.SUM,
@@ -35,18 +40,30 @@ def dar(
     Args:
       alpha: price of KL(q || pi_ref), units of the advantages (standardised by DAR); the paper has alpha + beta = 0.05.
       beta: price of KL(q || pi_t).
+      divergence_ref: D(q || pi_ref) of (22).
+      divergence_old: D(q || pi_t) of (22).
       weight_clip: the largest product of both factors; ``None`` with normalised scopes.
       scope: none, as published, or batch or group for self-normalised weights.
       reduction: sum or mean over an example's terms.
     """
     clip = weight_clip if scope is Scope.NONE else None
-    return from_spec(GempiSpec(_anchors(alpha, beta), Fixed(), scope=scope, weight_clip=clip, reduction=reduction))
+    return from_spec(
+        GempiSpec(
+            _anchors(alpha, beta, divergence_ref, divergence_old),
+            Fixed(),
+            scope=scope,
+            weight_clip=clip,
+            reduction=reduction,
+        )
+    )
 
 
 def at_dar(
     epsilon_ref: float = 1.0,
     epsilon_old: float = 0.1,
     *,
+    divergence_ref: FDivergence = KL,
+    divergence_old: FDivergence = KL,
     temperature: Dual | Solved | None = None,
     scope: Scope = Scope.BATCH,
     reduction: Reduction = Reduction.SUM,
@@ -59,13 +76,18 @@ def at_dar(
     Args:
       epsilon_ref: budget of KL(q || pi_ref), nats.
       epsilon_old: budget of KL(q || pi_t), nats.
+      divergence_ref: D(q || pi_ref) of (22).
+      divergence_old: D(q || pi_t) of (22).
       temperature: ``Solved()``, the default, or ``Dual()``.
       scope: batch or group.
       reduction: sum or mean over an example's terms.
     """
     return from_spec(
         GempiSpec(
-            (Anchor("ref", budget=epsilon_ref), Anchor("old", budget=epsilon_old)),
+            (
+                Anchor("ref", budget=epsilon_ref, divergence=divergence_ref),
+                Anchor("old", budget=epsilon_old, divergence=divergence_old),
+            ),
             Solved() if temperature is None else temperature,
             scope=scope,
             reduction=reduction,
@@ -78,6 +100,8 @@ def dar_tr(
     beta: float = 0.045,
     epsilon_alpha: float = 0.003,
     *,
+    divergence_ref: FDivergence = KL,
+    divergence_old: FDivergence = KL,
     trust_region: TokenDivergence = FORWARD_KL,
     initial_multiplier: float = 5.0,
     weight_clip: float | None = 20.0,
@@ -89,6 +113,8 @@ def dar_tr(
       alpha: price of KL(q || pi_ref).
       beta: price of KL(q || pi_t).
       epsilon_alpha: budget of the trust region, nats per term.
+      divergence_ref: D(q || pi_ref) of (22).
+      divergence_old: D(q || pi_t) of (22).
       trust_region: D_M.
       initial_multiplier: its multiplier at the start.
       weight_clip: the largest weight.
@@ -97,7 +123,7 @@ def dar_tr(
     projection = Constraint(epsilon_alpha, trust_region, initial_multiplier)
     return from_spec(
         GempiSpec(
-            _anchors(alpha, beta),
+            _anchors(alpha, beta, divergence_ref, divergence_old),
             projection=projection,
             scope=Scope.NONE,
             weight_clip=weight_clip,
@@ -111,6 +137,8 @@ def top_k_dar(
     beta: float = 0.045,
     top_k_fraction: float = 0.5,
     *,
+    divergence_ref: FDivergence = KL,
+    divergence_old: FDivergence = KL,
     score: Score = Score.ADVANTAGE,
     scope: Scope = Scope.BATCH,
     reduction: Reduction = Reduction.SUM,
@@ -121,10 +149,17 @@ def top_k_dar(
       alpha: price of KL(q || pi_ref).
       beta: price of KL(q || pi_t).
       top_k_fraction: share of the batch that is kept.
+      divergence_ref: D(q || pi_ref) of (22).
+      divergence_old: D(q || pi_t) of (22).
       score: what top-k sorts by.
       scope: of the normalisation.
       reduction: sum or mean over an example's terms.
     """
     return from_spec(
-        GempiSpec(_anchors(alpha, beta), filter=TopK(top_k_fraction, score), scope=scope, reduction=reduction)
+        GempiSpec(
+            _anchors(alpha, beta, divergence_ref, divergence_old),
+            filter=TopK(top_k_fraction, score),
+            scope=scope,
+            reduction=reduction,
+        )
     )

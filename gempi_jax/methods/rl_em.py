@@ -4,11 +4,13 @@ from gempi_jax.em import Anchor, Constraint, GempiSpec, Reduction, Scope, TokenD
 from gempi_jax.methods.base import Method
 from gempi_jax.methods.gempi import from_spec
 from gempi_jax.methods.vmpo import FORWARD_KL
+from gempi_jax.numerics import KL, FDivergence
 
 
 def rl_em(
     beta: float = 0.1,
     *,
+    divergence: FDivergence = KL,
     epsilon_alpha: float | None = None,
     trust_region: TokenDivergence = FORWARD_KL,
     initial_multiplier: float = 5.0,
@@ -19,6 +21,7 @@ def rl_em(
 
     Args:
       beta: price of KL(q || pi_ref), units of the reward.
+      divergence: D(q || pi_ref) of (22).
       epsilon_alpha: budget of an optional trust region to pi_t, nats per term; ``None`` is an unconstrained M-step.
       trust_region: D_M of that trust region.
       initial_multiplier: its multiplier at the start.
@@ -28,4 +31,5 @@ def rl_em(
     projection = (
         Unconstrained() if epsilon_alpha is None else Constraint(epsilon_alpha, trust_region, initial_multiplier)
     )
-    return from_spec(GempiSpec((Anchor("ref", beta),), projection=projection, scope=scope, reduction=reduction))
+    anchors = (Anchor("ref", beta, divergence=divergence),)
+    return from_spec(GempiSpec(anchors, projection=projection, scope=scope, reduction=reduction))

@@ -17,7 +17,7 @@ from gempi_jax.em import (
 )
 from gempi_jax.methods.base import Method
 from gempi_jax.methods.gempi import from_spec
-from gempi_jax.numerics import categorical_kl
+from gempi_jax.numerics import KL, FDivergence, categorical_kl
 
 FORWARD_KL = ExactDivergence(categorical_kl)
 """KL(pi_k || pi_theta) per term, exact over the vocabulary: V-MPO's trust region."""
@@ -28,6 +28,7 @@ def vmpo(
     epsilon_alpha: float | tuple[float, ...] = 0.003,
     top_k_fraction: float = 0.5,
     *,
+    divergence: FDivergence = KL,
     temperature: Dual | Solved | None = None,
     trust_region: TokenDivergence = FORWARD_KL,
     initial_multiplier: float | tuple[float, ...] = 5.0,
@@ -43,6 +44,7 @@ def vmpo(
       epsilon_eta: budget of KL(q || pi_t), nats.
       epsilon_alpha: budget of the trust region, nats per term; (mean, covariance) for a Gaussian policy.
       top_k_fraction: share of the batch that is kept; 1 keeps all.
+      divergence: D(q || pi_t) of (22), which ``epsilon_eta`` then bounds.
       temperature: ``Dual()``, which is the paper's and the default, or ``Solved()``.
       trust_region: D_M.
       initial_multiplier: alpha at the start: 5 for discrete actions, 1 for both parts of a Gaussian.
@@ -59,7 +61,7 @@ def vmpo(
     keep_all = top_k_fraction == 1.0 and not skip_flat_groups
     return from_spec(
         GempiSpec(
-            anchors=(Anchor("old", budget=epsilon_eta),),
+            anchors=(Anchor("old", budget=epsilon_eta, divergence=divergence),),
             temperature=Dual() if temperature is None else temperature,
             filter=Identity() if keep_all else TopK(top_k_fraction, score, skip_flat_groups),
             projection=projection,

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import math
 import types
 import typing
 from typing import Any
@@ -12,9 +13,30 @@ import ml_collections
 from gempi_jax.em import Dual, Reduction, Scope, Score, Solved
 from gempi_jax.methods import METHODS
 from gempi_jax.methods.base import Method
+from gempi_jax.numerics import (
+    CHI_SQUARED,
+    JENSEN_SHANNON,
+    KL,
+    REVERSE_KL,
+    SQUARED_HELLINGER,
+    FDivergence,
+    alpha_divergence,
+)
 from gempi_jax.runners.settings import PhaseSettings, RunSettings
 
+DIVERGENCES: dict[str, FDivergence] = {
+    "kl": KL,
+    "reverse_kl": REVERSE_KL,
+    "chi_squared": CHI_SQUARED,
+    "jensen_shannon": JENSEN_SHANNON,
+    "squared_hellinger": SQUARED_HELLINGER,
+}
+"""D_j of (22) by name; besides, ``alpha_0.5`` is the alpha-divergence of order 0.5."""
+
 OPTIONS: dict[str, dict[str, Any]] = {
+    "divergence": DIVERGENCES,
+    "divergence_ref": DIVERGENCES,
+    "divergence_old": DIVERGENCES,
     "temperature": {"dual": Dual(), "solved": Solved()},
     "score": {score.value: score for score in Score},
     "scope": {scope.value: scope for scope in Scope},
@@ -68,11 +90,25 @@ def method_from_settings(name: str, phase: PhaseSettings) -> Method:
         place = f"config.{name}.method_args.{key}"
         if key not in valid:
             raise ValueError(f"{place}: {phase.method} has no such argument; {_suggest(key, valid)}")
-        arguments[key] = lookup(OPTIONS[key], value, place) if key in OPTIONS else value
+        arguments[key] = _option(key, value, place)
     try:
         return factory(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"config.{name}.method_args = {phase.method_args!r}: {error}") from error
+
+
+def _option(key: str, value: Any, place: str) -> Any:
+    """The type that a string stands for, where the argument's values are types."""
+    table = OPTIONS.get(key)
+    if table is DIVERGENCES and str(value).startswith("alpha_"):
+        try:
+            order = float(value.removeprefix("alpha_"))
+        except ValueError:
+            order = math.nan
+        if not math.isfinite(order):
+            raise ValueError(f"{place} = {value!r}: give the order as a number, e.g. 'alpha_0.5'")
+        return alpha_divergence(order)
+    return value if table is None else lookup(table, str(value), place)
 
 
 def lookup(table: dict[str, Any], name: str, place: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gempi_jax.em.spec import ExactDivergence, SampledDivergence
+from gempi_jax.em import ExactDivergence, SampledDivergence
 from gempi_jax.llm import scoring
 from gempi_jax.llm.scoring import hidden_states, score, token_terms
 from gempi_jax.models.config import DecoderConfig

@@ -1,0 +1,119 @@
+"""The projection of the tuple: D_M with its price or its budget, and how D_M is measured per term."""
+
+import dataclasses
+from collections.abc import Callable
+
+from gempi_jax.em.checks import positive, require
+from gempi_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ExactDivergence:
+    """D_M per term, exact over a categorical distribution.
+
+    Attributes:
+      function: (log_p [..., V], log_q [..., V]) -> [...], nats, where p is pi_k and q is pi_theta.
+    """
+
+    function: Callable[[Array, Array], Array]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Keys of ``Evaluation.divergence``."""
+        return ("kl",)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledDivergence:
+    """D_M per term, estimated on the sampled term alone (k1, k2, k3).
+
+    Attributes:
+      function: (log pi_k(y_t) [...], log pi_theta(y_t) [...]) -> [...], nats.
+    """
+
+    function: Callable[[Array, Array], Array]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Keys of ``Evaluation.divergence``."""
+        return ("kl",)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianDivergence:
+    """The decoupled KL of diagonal Gaussian policies: mean and covariance, each with its own budget and multiplier.
+
+    Attributes:
+      function: (mean_p, scale_p, mean_q, scale_q), [..., A] each -> (mean part [...], covariance part [...]), nats.
+    """
+
+    function: Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Keys of ``Evaluation.divergence``."""
+        return ("mean", "covariance")
+
+
+TokenDivergence = ExactDivergence | SampledDivergence | GaussianDivergence
+
+
+@dataclasses.dataclass(frozen=True)
+class Unconstrained:
+    """gamma = 0 in (26)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalty:
+    """gamma * D_M in (26).
+
+    Attributes:
+      coefficient: gamma > 0.
+      divergence: D_M per term.
+    """
+
+    coefficient: float
+    divergence: TokenDivergence
+
+    def __post_init__(self):
+        positive(self.coefficient, "Penalty.coefficient", "gamma (use Unconstrained() for gamma = 0)")
+
+
+def _per_part(value: float | tuple[float, ...], divergence: TokenDivergence) -> dict[str, float]:
+    values = value if isinstance(value, tuple) else (value,) * len(divergence.parts)
+    return dict(zip(divergence.parts, values, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Constraint:
+    """D_M <= eps_M by the stop-gradient Lagrangian (2).
+
+    Attributes:
+      budget: eps_M > 0, nats per term; of a Gaussian policy one for each of (mean, covariance).
+      divergence: D_M per term.
+      initial: the multiplier alpha at the start (V-MPO: 5 for discrete actions, 1 for both parts of a Gaussian).
+    """
+
+    budget: float | tuple[float, ...]
+    divergence: TokenDivergence
+    initial: float | tuple[float, ...] = 5.0
+
+    def __post_init__(self):
+        parts = self.divergence.parts
+        for name, value in (("budget", self.budget), ("initial", self.initial)):
+            require(
+                not isinstance(value, tuple) or len(value) == len(parts),
+                f"Constraint.{name} is {value}: the divergence has the parts {parts}; give one number or one for each",
+            )
+            for part, number in _per_part(value, self.divergence).items():
+                positive(number, f"Constraint.{name} of {part}", "a budget in nats or a multiplier")
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """eps_M by part of the divergence."""
+        return _per_part(self.budget, self.divergence)
+
+    @property
+    def initial_multipliers(self) -> dict[str, float]:
+        """alpha at the start, by part of the divergence."""
+        return _per_part(self.initial, self.divergence)
