@@ -11,6 +11,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -31,3 +33,21 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """Makes parameters of a decoder without compiling its initialiser; norms and biases are random too."""
+
+    def make(model, scale=0.3, seed=0):
+        generator = np.random.default_rng(seed)
+
+        def draw(path, leaf):
+            centre = 1.0 if path[-1].key == "scale" else 0.0
+            width = scale if len(leaf.shape) > 1 else 0.1
+            return jnp.asarray(centre + width * generator.normal(size=leaf.shape), leaf.dtype)
+
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+        return jax.tree_util.tree_map_with_path(draw, shapes)
+
+    return make

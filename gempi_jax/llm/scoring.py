@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from gempi_jax.em import ExactDivergence, SampledDivergence, TokenDivergence
+from gempi_jax.models.prefill import prefill
 from gempi_jax.types import Array, Params
 
 CHUNK_SIZE = 1024
@@ -59,6 +60,7 @@ def hidden_states(
     completions: Int[Array, "G K C"],
     *,
     dropout_key: Array | None = None,
+    prefill_chunk: int | None = None,
 ) -> tuple[Float[Array, "G K C D"], Float[Array, "G D"]]:
     """The states that predict each completion token, and the state at the prompt's last token.
 
@@ -71,21 +73,24 @@ def hidden_states(
       prompt_lengths: number of real tokens.
       completions: right-padded.
       dropout_key: drops with this key; ``None`` is a deterministic pass.
+      prefill_chunk: tokens of each prompt that are read at a time; see :func:`gempi_jax.models.prefill`.
     """
-
-    def apply(method, *args, key):
-        rngs = None if key is None else {"dropout": key}
-        return model.apply({"params": params}, *args, method=method, deterministic=key is None, rngs=rngs)
-
     keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-    hidden, prefix = apply("prefill", prompts, prompt_lengths, key=keys[0])
+    hidden, prefix = prefill(model, params, prompts, prompt_lengths, chunk=prefill_chunk, dropout_key=keys[0])
     last = jnp.maximum(prompt_lengths - 1, 0)
     prompt_hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     groups, samples, length = completions.shape
     first = jnp.broadcast_to(prompt_hidden[:, None, None], (groups, samples, 1, hidden.shape[-1]))
     if length == 1:
         return first, prompt_hidden
-    rest = apply("extend", completions[..., :-1], prefix, key=keys[1])
+    rest = model.apply(
+        {"params": params},
+        completions[..., :-1],
+        prefix,
+        method="extend",
+        deterministic=keys[1] is None,
+        rngs=None if keys[1] is None else {"dropout": keys[1]},
+    )
     return jnp.concatenate([first, rest], axis=2), prompt_hidden
 
 
@@ -99,9 +104,11 @@ def score(
     *,
     dropout_key: Array | None = None,
     chunk_size: int = CHUNK_SIZE,
+    prefill_chunk: int | None = None,
 ) -> Scores:
     """Scores completions under one policy; see :func:`hidden_states` and :func:`token_terms`."""
-    hidden, prompt_hidden = hidden_states(model, params, prompts, prompt_lengths, completions, dropout_key=dropout_key)
+    options = {"dropout_key": dropout_key, "prefill_chunk": prefill_chunk}
+    hidden, prompt_hidden = hidden_states(model, params, prompts, prompt_lengths, completions, **options)
     terms = token_terms(model, params, hidden, completions, mask, chunk_size=chunk_size)
     return Scores(terms.log_probs, terms.entropy, hidden, prompt_hidden)
 

@@ -7,6 +7,7 @@ from gempi_jax.models.decoder import Decoder
 from gempi_jax.models.heads import ValueHead
 from gempi_jax.models.lora import LoRA, init_adapters, merge_adapters
 from gempi_jax.models.positions import Dynamic, Learned, Linear, Llama3, LongRope, Rotary, Unscaled, Yarn
+from gempi_jax.models.prefill import prefill
 
 __all__ = [
     "RMS",
@@ -34,4 +35,5 @@ __all__ = [
     "init_adapters",
     "init_cache",
     "merge_adapters",
+    "prefill",
 ]

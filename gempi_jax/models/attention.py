@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from gempi_jax.models.cache import KeyValue
+from gempi_jax.models.cache import KeyValue, columns_held
 from gempi_jax.models.config import DecoderConfig, HeadNorm
 from gempi_jax.models.dense import Dense
 from gempi_jax.models.dropout import Dropout
@@ -30,20 +30,27 @@ class Visible(NamedTuple):
 
 
 def visible(
-    own_queries: Int[Array, "Q"], own_keys: Int[Array, "S"], lengths: Int[Array, "G"] | None, width: int, window
+    own_queries: Int[Array, "Q"],
+    own_keys: Int[Array, "S"],
+    lengths: Int[Array, "G"] | None,
+    width: int,
+    window: int | None,
 ) -> Visible:
-    """Masks for queries and keys at completion positions after prompts of ``lengths`` in ``width`` columns."""
+    """Masks for queries and keys at completion positions, after prompts of which ``width`` columns are kept.
+
+    A key at a negative position is a slot of the cache that nothing was written to.
+    """
     distance = own_queries[:, None] - own_keys[None, :]
-    own = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+    own = (distance >= 0) & (own_keys >= 0)[None, :]
+    if window is not None:
+        own &= distance < window
     if lengths is None:
         return Visible(own)
-    columns = jnp.arange(width)
-    shared = jnp.broadcast_to(
-        columns[None, None, :] < lengths[:, None, None], (lengths.shape[0], own_queries.shape[0], width)
-    )
+    columns = columns_held(lengths, width)
+    shared = jnp.broadcast_to((columns < lengths[:, None])[:, None, :], (lengths.shape[0], own_queries.shape[0], width))
     if window is not None:
         positions = lengths[:, None] + own_queries[None, :]
-        shared &= positions[:, :, None] - columns[None, None, :] < window
+        shared &= positions[:, :, None] - columns[:, None, :] < window
     return Visible(own, shared)
 
 
@@ -65,7 +72,7 @@ def attend(
     Args:
       queries: already scaled.
       own: keys and values [G, kv_heads, K, S, dim] of the samples' tokens.
-      shared: keys and values [G, kv_heads, P, dim] of the group's prompt.
+      shared: keys and values [G, kv_heads, P, dim] of the group's prompt, or of its end.
       seen: the masks; every query sees at least one of its own keys.
       softcap: c of c tanh(x / c) on the logits.
       drop: dropout of the attention weights.

@@ -3,12 +3,11 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from gempi_jax.models.attention import Attention, Visible, visible
-from gempi_jax.models.cache import Cache, KeyValue, Prefix
+from gempi_jax.models.cache import Cache, KeyValue, Prefix, make_prefix, positions_held, write
 from gempi_jax.models.config import DecoderConfig, Placement
 from gempi_jax.models.dropout import Dropout
 from gempi_jax.models.mlp import MLP
@@ -110,14 +109,39 @@ class Decoder(nn.Module):
           The hidden states after the final norm, and what completions attend to.
         """
         hidden, layers = self._read(tokens, lengths, deterministic)
-        return hidden, Prefix(layers, lengths)
+        return hidden, make_prefix(self.config, layers, lengths)
+
+    def read(
+        self,
+        tokens: Int[Array, "G Q"],
+        cache: Cache,
+        start: Int[Array, ""],
+        lengths: Int[Array, "G"],
+        *,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "G Q D"], Cache]:
+        """The part of right-padded prompts of ``lengths`` that begins at position ``start``.
+
+        Args:
+          tokens: of this part.
+          cache: keys and values of what stands before it, a slot [G, heads, 1, P, dim] for each position.
+          start: position of the first token.
+          lengths: number of real tokens of the whole prompts.
+          deterministic: no dropout.
+
+        Returns:
+          The hidden states after the final norm, and the cache with this part filled in.
+        """
+        steps = start + jnp.arange(tokens.shape[-1])
+        hidden, cache = self._run(tokens[:, None], steps, None, cache, deterministic, reach=lengths)
+        return hidden[:, 0], cache
 
     def extend(
         self, tokens: Int[Array, "G K C"], prefix: Prefix, *, deterministic: bool = True
     ) -> Float[Array, "G K C D"]:
         """Reads K right-padded completions of each prompt, teacher-forced; token t sits at position lengths[g] + t."""
         steps = jnp.arange(tokens.shape[-1])
-        hidden, _ = self._run(tokens, steps, prefix, None, steps, deterministic)
+        hidden, _ = self._run(tokens, steps, prefix, None, deterministic)
         return hidden
 
     def decode(
@@ -135,8 +159,7 @@ class Decoder(nn.Module):
           The hidden state after the final norm, and the cache with this position filled in.
         """
         steps = jnp.asarray(step)[None]
-        slots = jnp.arange(cache[0].keys.shape[-2])
-        hidden, cache = self._run(token[..., None], steps, prefix, cache, slots, True)
+        hidden, cache = self._run(token[..., None], steps, prefix, cache, True)
         return hidden[:, :, 0], cache
 
     def logits(self, hidden: Float[Array, "*N D"]) -> Float[Array, "*N V"]:
@@ -153,7 +176,7 @@ class Decoder(nn.Module):
     def _read(self, rows, lengths, deterministic):
         """Whole sequences from position 0: a single sample each, no prompt before it."""
         steps = jnp.arange(rows.shape[-1])
-        hidden, layers = self._run(rows[:, None], steps, None, None, steps, deterministic, reach=lengths)
+        hidden, layers = self._run(rows[:, None], steps, None, None, deterministic, reach=lengths)
         return hidden[:, 0], tuple(KeyValue(layer.keys[:, :, 0], layer.values[:, :, 0]) for layer in layers)
 
     def _embed(self, tokens, positions, deterministic):
@@ -164,11 +187,10 @@ class Decoder(nn.Module):
             hidden = hidden + learned
         return self.dropout(hidden, deterministic=deterministic)
 
-    def _run(self, tokens, steps, prefix, cache, slots, deterministic, reach=None):
-        """All blocks over tokens [G, K, Q] at completion positions ``steps``; own keys stand at positions ``slots``."""
+    def _run(self, tokens, steps, prefix, cache, deterministic, reach=None):
+        """All blocks over tokens [G, K, Q] at completion positions ``steps``, behind what ``cache`` holds."""
         config = self.config
         lengths = None if prefix is None else prefix.lengths
-        width = 0 if prefix is None else prefix.layers[0].keys.shape[-2]
         start = jnp.zeros((1,), jnp.int32) if lengths is None else lengths
         positions = (start[:, None] + steps[None, :])[:, None]
         # A sequence read at once has its whole length in reach; one that is continued grows token by token, whether
@@ -180,21 +202,14 @@ class Decoder(nn.Module):
             scheme, window = config.layer_positions(index), config.band(index).window
             if isinstance(scheme, Rotary) and scheme not in angles:
                 angles[scheme] = rotary_angles(scheme, config.head_dim, positions, reach)
-            if window not in seen:
-                seen[window] = visible(steps, slots, lengths, width, window)
             queries, own = block.project(hidden, angles.get(scheme))
             if cache is not None:
-                own = _write(cache[index], own, steps[0])
+                own = write(cache[index], own, steps[0])
             shared = None if prefix is None else prefix.layers[index]
+            if window not in seen:
+                slots = steps if cache is None else positions_held(own, steps[-1])
+                width = 0 if shared is None else shared.keys.shape[-2]
+                seen[window] = visible(steps, slots, lengths, width, window)
             hidden = block(hidden, queries, own, shared, seen[window], deterministic=deterministic)
             layers.append(own)
         return self.final_norm(hidden), tuple(layers)
-
-
-def _write(cache: KeyValue, new: KeyValue, step: Int[Array, ""]) -> KeyValue:
-    """The cache with the position ``step`` of every sample filled in."""
-    start = (0, 0, 0, step, 0)
-    return KeyValue(
-        jax.lax.dynamic_update_slice(cache.keys, new.keys.astype(cache.keys.dtype), start),
-        jax.lax.dynamic_update_slice(cache.values, new.values.astype(cache.values.dtype), start),
-    )

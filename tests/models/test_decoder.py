@@ -49,13 +49,12 @@ LENGTHS = jnp.array([5, 2, 1])
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def case(request):
+def case(request, random_params):
     """A model, its parameters, prompts of ragged lengths, completions, and the full pass over both."""
     model = Decoder(CONFIGS[request.param])
     prompts = jax.random.randint(jax.random.key(1), (G, P), 0, 19)
     completions = jax.random.randint(jax.random.key(2), (G, K, C), 0, 19)
-    params = jax.jit(model.init)(jax.random.key(0), prompts)["params"]
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(3), p.shape), params)
+    params = random_params(model)
     apply = jax.jit(lambda tokens: model.apply({"params": params}, tokens))
     full = np.zeros((G, K, C, 19), np.float32)
     for g, length in enumerate(LENGTHS.tolist()):
@@ -106,6 +105,36 @@ def test_decode_equals_the_full_pass(case):
     np.testing.assert_allclose(jnp.moveaxis(logits, 0, 2), full, rtol=2e-5, atol=2e-5)
 
 
+def test_a_window_is_all_that_its_layer_keeps(random_params):
+    # A window of one token, one that the prompts fill and completions wrap around, one wider than both.
+    windows, steps = (1, 3, 40), 8
+    config = dataclasses.replace(LLAMA, num_layers=3, bands=tuple(Band(window) for window in windows))
+    model, tokens = Decoder(config), jax.random.randint(jax.random.key(1), (G, P + steps), 0, 19)
+    params = random_params(model)
+    cache = init_cache(config, G, 1, steps)
+    assert [layer.keys.shape[-2] for layer in cache] == [1, 3, steps]
+
+    @jax.jit
+    def run(tokens):
+        """The states of the tokens behind each prompt, from the full pass and from decoding."""
+        hidden, _ = model.apply({"params": params}, tokens, jnp.full((G,), P + steps), method="prefill")
+        _, prefix = model.apply({"params": params}, tokens[:, :P], LENGTHS, method="prefill")
+        places = LENGTHS[:, None] + jnp.arange(steps)[None]
+        continued = jnp.take_along_axis(tokens, places, axis=1)
+
+        def step(cache, index):
+            token = continued[:, None, index]
+            hidden, cache = model.apply({"params": params}, token, prefix, cache, index, method="decode")
+            return cache, hidden[:, 0]
+
+        apart = jax.lax.scan(step, cache, jnp.arange(steps))[1]
+        return jnp.take_along_axis(hidden, places[..., None], axis=1), jnp.moveaxis(apart, 0, 1), prefix
+
+    together, apart, prefix = run(tokens)
+    assert [layer.keys.shape[-2] for layer in prefix.layers] == [1, 3, P]
+    np.testing.assert_allclose(apart, together, rtol=2e-5, atol=2e-5)
+
+
 def reach(model, params, length):
     """Which tokens' embeddings (one row of the table each) the hidden state of each position depends on."""
 
@@ -122,9 +151,9 @@ def test_gradients_show_causality(case):
     assert reach(model, params, P) == np.tril(np.ones((P, P), bool)).tolist()
 
 
-def test_window_limits_what_is_seen():
+def test_window_limits_what_is_seen(random_params):
     model = Decoder(DecoderConfig(**SMALL, bands=(Band(window=2), Band(window=2))))
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 6), jnp.int32))["params"]
+    params = random_params(model)
     # Two layers of window 2 reach back two positions.
     ones = np.ones((6, 6), bool)
     assert reach(model, params, 6) == (np.tril(ones) & ~np.tril(ones, -3)).tolist()
@@ -168,10 +197,10 @@ def test_bfloat16_activations_give_float32_logits():
     np.testing.assert_allclose(logits, exact, atol=0.05 * float(jnp.abs(exact).max()))
 
 
-def test_dropout_is_active_only_when_asked_for():
+def test_dropout_is_active_only_when_asked_for(random_params):
     config = dataclasses.replace(LLAMA, embedding_dropout=0.2, residual_dropout=0.2, attention_dropout=0.2)
     model, tokens = Decoder(config), jnp.arange(8)[None]
-    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
+    params = random_params(model)
     calm, plain = jax.jit(lambda p: [m.apply({"params": p}, tokens) for m in (model, Decoder(LLAMA))])(params)
     np.testing.assert_array_equal(calm, plain)
     noise = jax.jit(lambda key: model.apply({"params": params}, tokens, deterministic=False, rngs={"dropout": key}))
@@ -182,12 +211,12 @@ def test_dropout_is_active_only_when_asked_for():
 
 
 def test_residual_projections_start_smaller_with_depth():
-    model = Decoder(DecoderConfig(vocab_size=8, hidden_size=64, intermediate_size=64, num_layers=8, num_heads=4))
+    model = Decoder(DecoderConfig(vocab_size=8, hidden_size=64, intermediate_size=64, num_layers=2, num_heads=4))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    layer = params["layers_3"]
-    # 0.02 / sqrt(2 * 8) = 0.005
-    assert float(layer["attention"]["o_proj"]["kernel"].std()) == pytest.approx(0.005, rel=0.05)
-    assert float(layer["mlp"]["down_proj"]["kernel"].std()) == pytest.approx(0.005, rel=0.05)
+    layer = params["layers_1"]
+    # 0.02 / sqrt(2 * 2) = 0.01
+    assert float(layer["attention"]["o_proj"]["kernel"].std()) == pytest.approx(0.01, rel=0.05)
+    assert float(layer["mlp"]["down_proj"]["kernel"].std()) == pytest.approx(0.01, rel=0.05)
     assert float(layer["attention"]["q_proj"]["kernel"].std()) == pytest.approx(0.02, rel=0.05)
 
 
