@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from gempi_jax.em.mixture import normalize_weights
+from gempi_jax.em.mixture import normalize_weights, normalized
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.reductions import Axis, AxisName
 from gempi_jax.types import Array
@@ -118,8 +118,24 @@ def scope_weights(
     axis_name: AxisName = None,
 ) -> Float[Array, "*E"]:
     """Weights that sum to 1 over the batch: over one scope (``axis=None``), or 1/G in each of the G groups left."""
+    return scope_totals(log_weights, where=where, axis=axis, axis_name=axis_name)[0]
+
+
+def scope_totals(
+    log_weights: Float[Array, "*E"],
+    *,
+    where: Bool[Array, "*E"],
+    axis: int | None,
+    axis_name: AxisName = None,
+) -> tuple[Float[Array, "*E"], Float[Array, ""], Float[Array, ""]]:
+    """:func:`scope_weights`, log Z-hat (the mean over groups), and log sum exp over all samples together."""
     if axis is None:
-        return normalize_weights(log_weights, where=where, axis_name=axis_name)
-    weights = normalize_weights(log_weights, where=where, axis=axis)
-    groups = reductions.count(jnp.sum(weights, axis=axis) > 0, axis_name=axis_name)
-    return weights / jnp.maximum(groups, 1).astype(weights.dtype)
+        weights, log_total = normalized(log_weights, where=where, axis_name=axis_name)
+        number = jnp.maximum(reductions.count(where, axis_name=axis_name), 1).astype(log_total.dtype)
+        return weights, jnp.where(log_total > -jnp.inf, log_total - jnp.log(number), 0.0), log_total
+    weights, log_total = normalized(log_weights, where=where, axis=axis)
+    live = log_total > -jnp.inf
+    number = jnp.maximum(reductions.count(where, axis=axis), 1).astype(log_total.dtype)
+    log_z = reductions.mean(jnp.where(live, log_total, 0.0) - jnp.log(number), where=live, axis_name=axis_name)
+    groups = jnp.maximum(reductions.count(live, axis_name=axis_name), 1).astype(weights.dtype)
+    return weights / groups, log_z, reductions.logsumexp(log_total, axis_name=axis_name)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from gempi_jax.contracts import Metric, Metrics, Samples, Target
+from gempi_jax.contracts import Metric, Samples, Target
 from gempi_jax.em import diagnostics, mixture
 from gempi_jax.em.duals import MINIMUM, temperature_dual
 from gempi_jax.em.filtering import select
@@ -56,7 +56,7 @@ def _clean(samples: Samples, axis_name: AxisName) -> _Batch:
     samples = reductions.detach(samples)
     given = real(samples.advantages, samples.mask)
     usable = jnp.isfinite(samples.advantages) & jnp.isfinite(samples.sampler_log_probs)
-    usable = usable & jnp.all(samples.anchor_log_probs < jnp.inf, axis=0)
+    usable = mixture.over_anchors(lambda kept, row: kept & (row < jnp.inf), samples.anchor_log_probs, usable)
     where = given & usable
     advantages = jnp.where(where, samples.advantages, 0.0).astype(jnp.float32)
     sampler = jnp.where(where, samples.sampler_log_probs, 0.0).astype(jnp.float32)
@@ -160,69 +160,84 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
       ValueError: where shapes disagree.
     """
     _check(spec, samples)
-    batch = _clean(samples, axis_name)
+    # Materialised, as further down: the many sums that follow would clean the samples again in each.
+    batch = jax.lax.optimization_barrier(_clean(samples, axis_name))
     selected = _filter(spec, reductions.detach(duals), batch, samples.tie_break, axis_name)
     coefficients, solution = _coefficients(spec, duals, batch, selected, axis_name)
     log_weights = _log_weights(spec, batch, reductions.detach(coefficients), selected, axis_name)
-    normalized = diagnostics.scope_weights(log_weights, where=selected, axis=spec.scope_axis, axis_name=axis_name)
-    # Materialised once: a compiler that fuses them into every sum below would compute the exponentials again in each.
+    normalized, log_z, log_total = diagnostics.scope_totals(
+        log_weights, where=selected, axis=spec.scope_axis, axis_name=axis_name
+    )
     selected, log_weights, normalized = jax.lax.optimization_barrier((selected, log_weights, normalized))
     weights = _weights(spec, log_weights, normalized, selected, batch.number)
     dual_loss = _dual_loss(spec, coefficients, batch, log_weights, selected, axis_name)
-    metrics = _metrics(spec, batch, reductions.detach(coefficients), log_weights, normalized, selected, axis_name)
+    coefficients = reductions.detach(coefficients)
+    metrics = {
+        **_sample_metrics(spec, batch, log_weights, normalized, selected, axis_name),
+        **_anchor_metrics(spec, batch, coefficients, log_weights, normalized, log_z, selected, axis_name),
+        "log_partition": log_z,
+        "temperature": jnp.sum(coefficients),
+    }
+    if isinstance(spec.filter, TopK):
+        rest = reductions.logsumexp(log_weights, where=batch.where & ~selected, axis_name=axis_name)
+        # exp(rest) / (exp(rest) + exp(total)), Q*(S^c) of the target over all real samples.
+        some = (rest > -jnp.inf) & (log_total > -jnp.inf)
+        metrics["truncation_mass"] = jnp.where(some, jax.nn.sigmoid(jnp.where(some, rest - log_total, 0.0)), 0.0)
     if solution is not None:
-        metrics["estep/feasible"] = Metric.of(solution.feasible)
-        metrics["estep/shortfall"] = Metric.of(solution.shortfall)
-        metrics["estep/saturated"] = Metric.of(solution.saturated)
-        metrics["estep/solver_iterations"] = Metric.of(solution.num_iterations)
-    return Target(reductions.detach(weights), dual_loss, reductions.detach(metrics))
+        metrics["feasible"] = solution.feasible
+        metrics["shortfall"] = solution.shortfall
+        metrics["saturated"] = solution.saturated
+        metrics["solver_iterations"] = solution.num_iterations
+    metrics = {f"estep/{name}": Metric.of(value) for name, value in reductions.detach(metrics).items()}
+    return Target(reductions.detach(weights), dual_loss, metrics)
 
 
-def _metrics(
+def _sample_metrics(
+    spec: GempiSpec, batch: _Batch, log_weights: Array, weights: Array, selected: Array, axis_name: AxisName
+) -> dict[str, Array]:
+    """How far the weights, which sum to 1, are from uniform ones."""
+    number = reductions.count(selected, axis_name=axis_name).astype(jnp.float32)
+    # The largest of k weights that sum to 1 is at least 1/k: its square is no underflow.
+    squares = reductions.sum(jnp.square(weights), axis_name=axis_name)
+    size = jnp.where(squares > 0, 1.0 / jnp.where(squares > 0, squares, 1.0), 0.0)
+    chi_squared = jnp.where(squares > 0, number * squares - 1.0, 0.0)
+    values = {
+        "ess": size,
+        "ess_fraction": size / jnp.maximum(number, 1.0),
+        "chi2": chi_squared,
+        "weights_entropy": diagnostics.weights_entropy(weights, axis_name=axis_name),
+        "max_weight": jnp.maximum(reductions.max(weights, axis_name=axis_name), 0.0),
+        "selected_fraction": number / jnp.maximum(batch.number, 1.0),
+        "truncation_mass": jnp.zeros(()),
+        "log_partition_bias": -chi_squared / (2.0 * jnp.maximum(number, 1.0)),
+        "invalid_samples": batch.invalid,
+    }
+    if spec.weight_clip is not None:
+        clipped = reductions.count(selected & (log_weights > jnp.log(spec.weight_clip)), axis_name=axis_name)
+        values["clip_fraction"] = clipped.astype(jnp.float32) / jnp.maximum(number, 1.0)
+    return values
+
+
+def _anchor_metrics(
     spec: GempiSpec,
     batch: _Batch,
     coefficients: Array,
     log_weights: Array,
     weights: Array,
+    log_z: Array,
     selected: Array,
     axis_name: AxisName,
-) -> Metrics:
-    """``estep/*``; KLs and log Z-hat are means over groups when the scope is the group."""
-    axis = spec.scope_axis
-    number = reductions.count(selected, axis_name=axis_name).astype(jnp.float32)
-    size = diagnostics.effective_sample_size(weights, where=selected, axis_name=axis_name)
-    chi_squared = jnp.where(size > 0, number / jnp.where(size > 0, size, 1.0) - 1.0, 0.0)
-    if axis is None:
-        log_z = mixture.log_partition(log_weights, where=selected, axis_name=axis_name)
-        log_z = jnp.where(log_z > -jnp.inf, log_z, 0.0)
-    else:
-        of_group = mixture.log_partition(log_weights, where=selected, axis=axis)
-        log_z = reductions.mean(of_group, where=of_group > -jnp.inf, axis_name=axis_name)
-    dropped = diagnostics.truncation_mass(log_weights, selected, where=batch.where, axis_name=axis_name)
-    values = {
-        "ess": size,
-        "ess_fraction": size / jnp.maximum(number, 1.0),
-        "chi2": chi_squared,
-        "weights_entropy": diagnostics.weights_entropy(weights, where=selected, axis_name=axis_name),
-        "max_weight": jnp.maximum(reductions.max(weights, where=selected, axis_name=axis_name), 0.0),
-        "selected_fraction": number / jnp.maximum(batch.number, 1.0),
-        "truncation_mass": dropped,
-        "log_partition": log_z,
-        "log_partition_bias": -chi_squared / (2.0 * jnp.maximum(number, 1.0)),
-        "invalid_samples": batch.invalid,
-        "temperature": jnp.sum(coefficients),
-    }
-    if spec.weight_clip is not None:
-        clipped = reductions.count(selected & (log_weights > jnp.log(spec.weight_clip)), axis_name=axis_name)
-        values["clip_fraction"] = clipped.astype(jnp.float32) / jnp.maximum(number, 1.0)
+) -> dict[str, Array]:
+    """Price, divergence and use of the budget of every anchor; means over groups when the scope is the group."""
     # sum w (l - r_j) - log Z-hat; with weights of 1/G by group both are means over groups.
     gaps = jnp.where((weights > 0)[None], log_weights[None] - batch.log_ratios, 0.0)
     kls = reductions.sum(weights[None] * gaps, axis=tuple(range(1, gaps.ndim)), axis_name=axis_name) - log_z
     spent = kls
     if not spec.closed_form:
         spent = sampled_divergences(
-            log_weights, batch.log_ratios, spec.divergences, where=selected, axis=axis, axis_name=axis_name
+            log_weights, batch.log_ratios, spec.divergences, where=selected, axis=spec.scope_axis, axis_name=axis_name
         )
+    values = {}
     for j, anchor in enumerate(spec.anchors):
         values[f"coefficient/{anchor.policy}"] = coefficients[j]
         values[f"kl/{anchor.policy}"] = kls[j]
@@ -230,4 +245,4 @@ def _metrics(
         values[f"{name}/{anchor.policy}"] = spent[j]
         if anchor.budget is not None:
             values[f"{name}_over_budget/{anchor.policy}"] = spent[j] / anchor.budget
-    return {f"estep/{name}": Metric.of(value) for name, value in values.items()}
+    return values

@@ -1,5 +1,8 @@
 """The closed-form target (23) on samples: log-weights, their normalisation, and log Z-hat."""
 
+import functools
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
@@ -11,6 +14,17 @@ from gempi_jax.types import Array
 def expand(per_anchor: Float[Array, "m"], like: Array) -> Array:
     """A vector over anchors with as many trailing axes as ``like``, which starts with the anchor axis."""
     return per_anchor.reshape(per_anchor.shape + (1,) * (like.ndim - 1))
+
+
+def over_anchors(combine: Callable[[Array, Array], Array], rows: Array, initial: Array) -> Array:
+    """Folds the anchors one by one: a reduction over so short an axis is slow on a CPU."""
+    return functools.reduce(combine, [rows[j] for j in range(rows.shape[0])], initial)
+
+
+def weighted_sum(factors: Float[Array, "m"], rows: Float[Array, "m *E"]) -> Float[Array, "*E"]:
+    """sum_j factors_j rows_j, anchor by anchor."""
+    terms = [factors[j] * rows[j] for j in range(rows.shape[0])]
+    return functools.reduce(jnp.add, terms)
 
 
 def anchor_log_ratios(
@@ -27,9 +41,10 @@ def log_weights_from_ratios(
     if coefficients.shape[0] == 0:
         return jnp.zeros_like(advantages)
     # A sample that one anchor cannot produce has q* = 0; its -inf must reach neither a product nor a derivative.
-    supported = jnp.all(log_ratios > -jnp.inf, axis=0)
-    safe = jnp.where(supported[None], log_ratios, 0.0)
-    tilt = advantages + jnp.sum(expand(coefficients, safe) * safe, axis=0)
+    supported = over_anchors(
+        lambda kept, ratio: kept & (ratio > -jnp.inf), log_ratios, jnp.ones(advantages.shape, bool)
+    )
+    tilt = advantages + weighted_sum(coefficients, jnp.where(supported[None], log_ratios, 0.0))
     return jnp.where(supported, tilt / jnp.sum(coefficients), -jnp.inf)
 
 
@@ -72,13 +87,26 @@ def normalize_weights(
       axis: the scope; all axes (the batch) when ``None``, the last for groups.
       axis_name: mapped axes over which the scope is spread.
     """
+    return normalized(log_weights, where=where, axis=axis, axis_name=axis_name)[0]
+
+
+def normalized(
+    log_weights: Float[Array, "*E"],
+    *,
+    where: Bool[Array, "*E"] | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> tuple[Float[Array, "*E"], Float[Array, "..."]]:
+    """:func:`normalize_weights`, and the log of the sum that it divides by; ``-inf`` where the scope is empty."""
     inside = log_weights > -jnp.inf if where is None else where & (log_weights > -jnp.inf)
     top = reductions.max(log_weights, where=inside, axis=axis, axis_name=axis_name, keepdims=True)
     # Divided by the sum rather than shifted by its logarithm: log-weights of 1e4 nats would round a shift to 1e-3.
     shifted = jnp.where(inside, log_weights - jnp.where(top > -jnp.inf, top, 0.0), 0.0)
     terms = jnp.where(inside, jnp.exp(shifted), 0.0)
     total = reductions.sum(jnp.sum(terms, axis=axis, keepdims=True), axis=(), axis_name=axis_name)
-    return terms / jnp.where(total > 0, total, 1.0)
+    some = jnp.where(total > 0, total, 1.0)
+    log_total = jnp.where(total > 0, jnp.log(some) + top, -jnp.inf)
+    return terms / some, jnp.squeeze(log_total, axis=tuple(range(log_weights.ndim)) if axis is None else axis)
 
 
 def log_partition(

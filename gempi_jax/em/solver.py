@@ -14,6 +14,9 @@ from jaxtyping import Bool, Float, Int
 
 from gempi_jax.types import Array
 
+MAX_ITERATIONS = 50
+"""Bound on the passes of one search."""
+
 
 class Slope(NamedTuple):
     """Gradient [m] and Hessian [m, m] of a convex function at a point."""
@@ -30,12 +33,14 @@ class Minimum(NamedTuple):
       z: the multipliers of x >= 0; positive where a coordinate is at 0.
       slope: gradient and Hessian there.
       num_iterations: passes over the data.
+      settled: whether it is one, to tolerance or because all of it is below the floor.
     """
 
     x: Float[Array, "m"]
     z: Float[Array, "m"]
     slope: Slope
     num_iterations: Int[Array, ""]
+    settled: Bool[Array, ""]
 
 
 class _State(NamedTuple):
@@ -116,8 +121,9 @@ def barrier_newton(
     multipliers: Float[Array, "m"] | None = None,
     on_simplex: bool = False,
     floor: float = 1e-7,
+    ceiling: float = jnp.inf,
     tolerance: float = 2e-5,
-    max_iterations: int = 50,
+    max_iterations: int | Int[Array, ""] = MAX_ITERATIONS,
 ) -> Minimum:
     """Minimises a convex function over x >= 0, or over the simplex.
 
@@ -128,12 +134,14 @@ def barrier_newton(
       multipliers: z at the start, where a similar problem was solved before; by the gradient when ``None``.
       on_simplex: keeps sum x = 1; the slope's gradient is then relative to its mean under x.
       floor: stops where all coordinates are below it.
+      ceiling: gives up where one is above it.
       tolerance: of the optimality conditions, in units of ``scale``.
       max_iterations: bound on the passes.
     """
 
     def unfinished(state):
-        return (state.count < max_iterations) & (state.residual > tolerance) & (jnp.max(state.x) > floor)
+        largest = jnp.max(state.x)
+        return (state.count < max_iterations) & (state.residual > tolerance) & (largest > floor) & (largest < ceiling)
 
     def iterate(state):
         trial = state.x * (1.0 + state.length * state.step)
@@ -165,7 +173,9 @@ def barrier_newton(
         jnp.zeros((), jnp.int32),
     )
     last = jax.lax.while_loop(unfinished, iterate, first)
-    return Minimum(last.x, last.z, last.slope, last.count)
+    vanished = (jnp.max(last.x) <= floor) & jnp.all(last.slope.gradient > 0)
+    settled = (last.residual <= tolerance) | vanished
+    return Minimum(last.x, last.z, last.slope, last.count, settled)
 
 
 def resume(minimum: Minimum, scale: Float[Array, "m"]) -> tuple[Array, Array]:

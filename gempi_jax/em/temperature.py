@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from gempi_jax.em.diagnostics import anchor_kl
 from gempi_jax.em.mixture import log_weights_from_ratios
-from gempi_jax.em.solver import Slope, barrier_newton, inverse_small, resume, slack
-from gempi_jax.numerics import masked, reductions
+from gempi_jax.em.moments import Problem, dual_slope, overlap, prepare, thinned
+from gempi_jax.em.solver import MAX_ITERATIONS, Minimum, barrier_newton, inverse_small, resume, slack
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
 
@@ -19,11 +19,8 @@ _FLOOR = 1e-6
 """Smallest total temperature, in standard deviations of the advantages: below it the best sample has all the mass."""
 
 
-_THINNED = 16_384
-"""Samples of a large batch (of each device's part) that the first rough solution looks at."""
-
-_ABSENT = -1e15
-"""The advantage of a sample that is not there: exp gives 0, and 0 times it stays 0."""
+_CEILING = 1e5
+"""Total temperature, in standard deviations, from which infeasible budgets are suspected."""
 
 
 class TemperatureSolution(NamedTuple):
@@ -46,162 +43,73 @@ class TemperatureSolution(NamedTuple):
     saturated: Bool[Array, ""]
 
 
-class _Problem(NamedTuple):
-    """Samples as the solver wants them: advantages at most 0, log-ratios centred by scope, absent samples far below.
-
-    Attributes:
-      advantages: in units of their standard deviation, 0 for the best of a scope, -1e15 for what is masked.
-      log_ratios: minus their mean over the scope, 0 for what is masked.
-      number: k of the scope.
-      live: whether the scope has a sample at all.
-      axis: of the scope.
-      axis_name: of the scope (``axis=None``) or of the groups.
-    """
-
-    advantages: Array
-    log_ratios: Array
-    number: Array
-    live: Array
-    axis: int | None
-    axis_name: AxisName
-
-
-def _moments(log_weights, directions, problem: _Problem):
-    """log Z-hat, and the mean [m] and covariance [m, m] of ``directions`` [m, *E] under the weights, over groups."""
-    axis = None if problem.axis is None else problem.axis % log_weights.ndim
-    within, groups = (problem.axis_name, None) if axis is None else (None, problem.axis_name)
-
-    def over_scope(x):
-        return reductions.sum(jnp.sum(x, axis=axis, keepdims=True), axis=(), axis_name=within)
-
-    def over_groups(x):
-        return reductions.sum(x, axis_name=groups) / count
-
-    top = reductions.max(log_weights, axis=axis, axis_name=within, keepdims=True)
-    # The barrier keeps the exponential from being computed again in every sum.
-    terms = jax.lax.optimization_barrier(jnp.exp(log_weights - top))
-    total = over_scope(terms)
-    share = jnp.where(problem.live, 1.0 / total, 0.0)
-    log_z = jnp.where(problem.live, jnp.log(total / problem.number) + top, 0.0)
-    count = jnp.maximum(reductions.count(problem.live, axis_name=groups), 1).astype(total.dtype)
-    size = len(directions)
-    means = [over_scope(terms * directions[j]) * share for j in range(size)]
-    # One sum for each pair: the array of all products at once would not stay in the cache.
-    entries = {
-        (j, i): over_groups(over_scope(terms * directions[j] * directions[i]) * share - means[j] * means[i])
-        for j in range(size)
-        for i in range(j, size)
-    }
-    covariance = [[entries[min(j, i), max(j, i)] for i in range(size)] for j in range(size)]
-    return over_groups(log_z), jnp.stack([over_groups(x) for x in means]), jnp.asarray(covariance)
-
-
-def _mix(factors, ratios):
-    """sum_j factors_j ratios_j, anchor by anchor: a reduction over so short an axis is slow on a CPU."""
-    terms = [factors[j] * ratios[j] for j in range(ratios.shape[0])]
-    return functools.reduce(jnp.add, terms)
-
-
-def _dual_slope(coefficients, budgets, problem: _Problem) -> Slope:
-    """eps - KL and Cov_w(r_j - l, r_l - l) / Lambda; ``budgets`` are shifted by the centres of the log-ratios."""
-    total = jnp.sum(coefficients)
-    ratios = problem.log_ratios
-    log_weights = (problem.advantages + _mix(coefficients, ratios)) / total
-    log_weights = jax.lax.optimization_barrier(log_weights)
-    log_z, means, covariance = _moments(log_weights, [ratio - log_weights for ratio in ratios], problem)
-    return Slope(budgets + means + log_z, covariance / total)
-
-
-def _overlap(shares, budgets, problem: _Problem) -> tuple[Array, Slope]:
-    """log mean exp(sum_j s_j r_ij) + sum_j s_j eps_j, whose minimum over the simplex is minus the shortfall."""
-    ratios = problem.log_ratios
-    log_weights = _mix(shares, ratios)
-    log_weights = jnp.where(problem.advantages > _ABSENT, log_weights, _ABSENT)
-    log_z, means, covariance = _moments(log_weights, list(ratios), problem)
-    return log_z + jnp.dot(shares, budgets), Slope(budgets + means, covariance)
-
-
-def _thinned(problem: _Problem) -> _Problem | None:
-    """Every so-manieth sample of a large batch, to start from its solution; ``None`` for a batch that is not large."""
-    stride = problem.advantages.size // _THINNED
-    if problem.axis is not None or stride < 8:
-        return None
-    advantages = problem.advantages.reshape(-1)[::stride]
-    ratios = problem.log_ratios.reshape(problem.log_ratios.shape[0], -1)[:, ::stride]
-    here = advantages > _ABSENT
-    number = jnp.maximum(reductions.count(here, axis_name=problem.axis_name), 1).astype(advantages.dtype).reshape(1)
-    return _Problem(advantages, ratios, number, (number > 1) & problem.live.reshape(1), None, problem.axis_name)
-
-
-def _certificate(budgets, offset, problem: _Problem):
+def _certificate(budgets, problem: Problem) -> tuple[Array, Array]:
     """max over the simplex of -log Z-hat(s) - s . eps: positive exactly when no target meets the budgets (Chernoff)."""
     size = budgets.shape[0]
-    shares, passes = jnp.full((size,), 1.0 / size, budgets.dtype), 0
-    shifted = budgets + offset
+    shares, passes = jnp.full((size,), 1.0 / size, budgets.dtype), jnp.zeros((), jnp.int32)
     if size > 1:
         scale = jnp.full((size,), jnp.min(budgets))
-        multipliers = None
-        if (part := _thinned(problem)) is not None:
-            rough = barrier_newton(lambda s: _overlap(s, shifted, part)[1], shares, scale, on_simplex=True)
-            shares, multipliers = resume(rough, scale)
-            shares = shares / jnp.sum(shares)
-        found = barrier_newton(
-            lambda s: _overlap(s, shifted, problem)[1], shares, scale, multipliers=multipliers, on_simplex=True
-        )
+        found = barrier_newton(lambda s: overlap(s, budgets, problem)[1], shares, scale, on_simplex=True)
         shares = jnp.where(slack(found), 0.0, found.x)
         shares, passes = shares / jnp.sum(shares), found.num_iterations
-    return -_overlap(shares, shifted, problem)[0], passes + 1
+    return -overlap(shares, budgets, problem)[0], passes + 1
 
 
-def _prepare(advantages, log_ratios, where, axis, axis_name) -> tuple[_Problem, Array, Array]:
-    """The problem, the unit of its advantages, and what centring the log-ratios adds to the budgets [m]."""
-    mask = where & jnp.isfinite(advantages) & ~jnp.any(jnp.isnan(log_ratios), axis=0)
-    support = mask & jnp.all(log_ratios > -jnp.inf, axis=0)
-    within, groups = (axis_name, None) if axis is None else (None, axis_name)
+class _Found(NamedTuple):
+    """A minimum of the dual, for which budgets, and whether the given ones can be met."""
 
-    def over_scope(x, axes):
-        return reductions.sum(jnp.sum(x, axis=axes, keepdims=True), axis=(), axis_name=within)
+    minimum: Minimum
+    budgets: Array
+    feasible: Array
+    shortfall: Array
+    passes: Array
 
-    best = reductions.max(advantages, where=support, axis=axis, axis_name=within, keepdims=True)
-    live = best > -jnp.inf
-    below = jnp.where(support, advantages - jnp.where(live, best, 0.0), 0.0)
-    variance = masked.variance(below, where=support, axis_name=axis_name)
-    unit = jnp.where(variance > 0, jnp.sqrt(variance), 1.0)
 
-    number = jnp.maximum(over_scope(mask.astype(below.dtype), axis), 1.0)
-    present = jnp.maximum(over_scope(support.astype(below.dtype), axis), 1.0)
-    ratios = jnp.where(support[None], log_ratios, 0.0)
-    inside = tuple(range(1, ratios.ndim)) if axis is None else (axis % advantages.ndim + 1,)
-    centres = over_scope(ratios, inside) / present[None]
-    centred = jnp.where(support[None], ratios - centres, 0.0)
-    count = jnp.maximum(reductions.count(live, axis_name=groups), 1).astype(below.dtype)
-    offset = reductions.sum(centres, axis=tuple(range(1, centres.ndim)), axis_name=groups) / count
-    problem = _Problem(jnp.where(support, below / unit, _ABSENT), centred, number, live, axis, axis_name)
-    return problem, unit, offset
+def _minimum(budgets, offset, problem: Problem, **options) -> Minimum:
+    start = 1.0 / jnp.sqrt(2.0 * budgets) / budgets.shape[0]
+    start = options.pop("start", start)
+    return barrier_newton(lambda x: dual_slope(x, budgets + offset, problem), start, budgets, floor=_FLOOR, **options)
+
+
+def _search(budgets, offset, problem: Problem) -> _Found:
+    """The minimum of the dual; its own target shows that the budgets can be met, only without it are they doubted."""
+    options = {"ceiling": _CEILING}
+    if (part := thinned(problem)) is not None:
+        rough = _minimum(budgets, offset, part, **options)
+        start, multipliers = resume(rough, budgets)
+        tries = jnp.where(rough.settled, MAX_ITERATIONS, 1)
+        options = {**options, "start": start, "multipliers": multipliers, "max_iterations": tries}
+    first = _minimum(budgets, offset, problem, **options)
+
+    def keep():
+        nothing = jnp.zeros_like(budgets[0])
+        return _Found(first, budgets, jnp.ones((), bool), nothing, first.num_iterations)
+
+    def doubt():
+        excess, passes = _certificate(budgets + offset, problem)
+        feasible = excess <= 1e-6 + 1e-5 * jnp.min(budgets)
+        shortfall = jnp.where(feasible, 0.0, excess)
+        # At the smallest raise the only target left ignores the advantages; a tenth more keeps lambda finite.
+        raised = jnp.where(feasible, budgets, budgets + shortfall + 0.1 * jnp.min(budgets))
+        second = _minimum(raised, offset, problem)
+        return _Found(second, raised, feasible, shortfall, first.num_iterations + passes + second.num_iterations)
+
+    return jax.lax.cond(first.settled, keep, doubt)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def _solve(budgets, advantages, log_ratios, mask, axis, axis_name) -> TemperatureSolution:
-    problem, unit, offset = _prepare(advantages, log_ratios, mask, axis, axis_name)
-    excess, passes = _certificate(budgets, offset, problem)
-    feasible = excess <= 1e-6 + 1e-5 * jnp.min(budgets)
-    shortfall = jnp.where(feasible, 0.0, excess)
-    # At the smallest raise the only target left ignores the advantages; a tenth of a budget more keeps lambda finite.
-    effective = jnp.where(feasible, budgets, budgets + shortfall + 0.1 * jnp.min(budgets))
-    start = 1.0 / jnp.sqrt(2.0 * effective) / budgets.shape[0]
-    multipliers = None
-    if (part := _thinned(problem)) is not None:
-        rough = barrier_newton(lambda x: _dual_slope(x, effective + offset, part), start, effective, floor=_FLOOR)
-        start, multipliers = resume(rough, effective)
-    found = barrier_newton(
-        lambda x: _dual_slope(x, effective + offset, problem), start, effective, multipliers=multipliers, floor=_FLOOR
-    )
-    saturated = jnp.sum(found.x) <= _FLOOR * budgets.shape[0]
+    problem, unit, offset = prepare(advantages, log_ratios, mask, axis, axis_name)
+    found, effective, feasible, shortfall, passes = _search(budgets, offset, problem)
+    total = jnp.sum(found.x)
+    saturated = total <= _FLOOR * budgets.shape[0]
     kept = jnp.where(slack(found), 0.0, found.x)
-    scaled = jnp.where(saturated, found.x * (_FLOOR / jnp.sum(found.x)), kept)
-    kl = -_dual_slope(scaled, offset, problem).gradient
-    iterations = found.num_iterations + passes + 1
-    return TemperatureSolution(scaled * unit, kl, feasible, shortfall, iterations, saturated)
+    scaled = jnp.where(saturated, found.x * (_FLOOR / total), kept)
+    moved = jnp.any(scaled != found.x)
+    kl = jax.lax.cond(
+        moved, lambda: -dual_slope(scaled, offset, problem).gradient, lambda: effective - found.slope.gradient
+    )
+    return TemperatureSolution(scaled * unit, kl, feasible, shortfall, passes + moved, saturated)
 
 
 @_solve.defjvp
@@ -210,7 +118,7 @@ def _solve_jvp(axis, axis_name, primals, tangents):
     budgets, advantages, log_ratios, mask = primals
     solution = _solve(budgets, advantages, log_ratios, mask, axis, axis_name)
     coefficients = solution.coefficients
-    problem, unit, _ = _prepare(advantages, log_ratios, mask, axis, axis_name)
+    problem, unit, _ = prepare(advantages, log_ratios, mask, axis, axis_name)
 
     def kl_of(advantages, log_ratios):
         log_weights = log_weights_from_ratios(advantages, log_ratios, coefficients)
@@ -219,7 +127,7 @@ def _solve_jvp(axis, axis_name, primals, tangents):
     _, d_kl = jax.jvp(kl_of, (advantages, log_ratios), tangents[1:3])
     active = (coefficients > 0) & ~solution.saturated
     both = active[:, None] & active[None, :]
-    hessian = _dual_slope(coefficients / unit, budgets, problem).hessian / unit
+    hessian = dual_slope(coefficients / unit, budgets, problem).hessian / unit
     reduced = jnp.where(both, hessian, jnp.eye(budgets.shape[0], dtype=budgets.dtype))
     step = inverse_small(reduced) @ jnp.where(active, d_kl - tangents[0], 0.0)
     moved = jax.tree.map(_no_tangent, solution)

@@ -20,6 +20,9 @@ from gempi_jax.types import Array
 _LOWEST = -(1 << 31)
 """The key of what must not be chosen; no number maps to it."""
 
+_THINNED = 16_384
+"""Keys of a large batch (of each device's part) that are searched first."""
+
 
 def sortable(scores: Float[Array, "*E"]) -> Int32[Array, "*E"]:
     """Integers in the order of the floats; -0 equals +0."""
@@ -44,11 +47,49 @@ class _Bracket(NamedTuple):
     step: Array
 
 
+def _count(keys: Int32[Array, "*E"], threshold: Array, axis_name: AxisName) -> Array:
+    return reductions.sum((keys >= threshold).astype(jnp.int32), axis_name=axis_name)
+
+
+def _widest(keys: Int32[Array, "*E"], axis_name: AxisName) -> _Bracket:
+    """All keys that may be chosen; above the largest, which is no number at 2^31 - 1, nothing is left."""
+    low, largest = jnp.int32(_LOWEST + 1), reductions.max_int(keys, axis_name=axis_name)
+    at_low = _count(keys, low, axis_name)
+    nothing = jnp.zeros_like(at_low)
+    return _Bracket(jnp.full_like(at_low, low), largest + 1, at_low, nothing, nothing)
+
+
+def _narrowed(bracket: _Bracket, keys: Int32[Array, "*E"], k: Int[Array, ""], axis_name: AxisName) -> _Bracket:
+    """For a large batch: between two ranks of a part of it that are far enough apart to hold the k-th between them."""
+    stride = keys.size // _THINNED
+    if stride < 8:
+        return bracket
+    part = keys.reshape(-1)[::stride]
+    widest = _widest(part, axis_name)
+    share = widest.at_low.astype(jnp.float32) / jnp.maximum(bracket.at_low, 1).astype(jnp.float32)
+    rank = share * k.astype(jnp.float32)
+    margin = 3.0 * jnp.sqrt(rank) + 3.0
+    below = jnp.clip((rank + margin).astype(jnp.int32), 1, jnp.maximum(widest.at_low, 1))
+    above = jnp.clip((rank - margin).astype(jnp.int32), 1, jnp.maximum(widest.at_low, 1))
+    low, high = (_search(widest, part, r, axis_name).low for r in (below, above))
+    at_low, at_high = _count(keys, low, axis_name), _count(keys, high, axis_name)
+    low_holds, high_holds = at_low >= k, (at_high < k) & (high > low)
+    return bracket._replace(
+        low=jnp.where(low_holds, low, bracket.low),
+        at_low=jnp.where(low_holds, at_low, bracket.at_low),
+        high=jnp.where(high_holds, high, bracket.high),
+        at_high=jnp.where(high_holds, at_high, bracket.at_high),
+    )
+
+
 def _threshold(keys: Int32[Array, "*E"], k: Int[Array, ""], axis_name: AxisName) -> tuple[Array, Array]:
     """A t with count(keys >= t) = k, or else the k-th largest key; and that count."""
+    last = _search(_narrowed(_widest(keys, axis_name), keys, k, axis_name), keys, k, axis_name)
+    return last.low, last.at_low
 
-    def count(threshold):
-        return reductions.sum((keys >= threshold).astype(jnp.int32), axis_name=axis_name)
+
+def _search(first: _Bracket, keys: Int32[Array, "*E"], k: Int[Array, ""], axis_name: AxisName) -> _Bracket:
+    """Narrows a bracket until its low end is the threshold."""
 
     def width(bracket):
         return jax.lax.bitcast_convert_type(bracket.high - bracket.low, jnp.uint32)
@@ -62,7 +103,7 @@ def _threshold(keys: Int32[Array, "*E"], k: Int[Array, ""], axis_name: AxisName)
         guess = (share * span.astype(jnp.float32)).astype(jnp.uint32)
         offset = jnp.clip(jnp.where(bracket.step % 2 == 0, guess, span // 2), 1, span - 1)
         middle = bracket.low + jax.lax.bitcast_convert_type(offset, jnp.int32)
-        number = count(middle)
+        number = _count(keys, middle, axis_name)
         enough = number >= k
         return _Bracket(
             jnp.where(enough, middle, bracket.low),
@@ -72,13 +113,7 @@ def _threshold(keys: Int32[Array, "*E"], k: Int[Array, ""], axis_name: AxisName)
             bracket.step + 1,
         )
 
-    low = jnp.int32(_LOWEST + 1)
-    largest = reductions.max_int(keys, axis_name=axis_name)
-    at_low = count(low)
-    # Above the largest key nothing is left; it is below 2^31 - 1, which is no number.
-    first = _Bracket(jnp.full_like(at_low, low), largest + 1, at_low, jnp.zeros_like(at_low), jnp.zeros_like(at_low))
-    last = jax.lax.while_loop(unfinished, narrow, first)
-    return last.low, last.at_low
+    return jax.lax.while_loop(unfinished, narrow, first)
 
 
 def _top(candidates: Bool[Array, "*E"], scores: list[Array], k: Int[Array, ""], axis_name: AxisName):

@@ -48,6 +48,25 @@ def test_equals_a_stable_sort(size, kind, second, fraction, seed):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("kind", ["continuous", "binary", "rare", "sorted"])
+def test_a_large_batch_is_searched_in_part_first_and_exactly_in_the_end(kind):
+    size, rng = 200_000, np.random.default_rng(0)
+    scores = {
+        "continuous": rng.normal(size=size),
+        "binary": rng.integers(0, 2, size),
+        # What decides the selection is not in the part.
+        "rare": np.where(np.arange(size) % 12 == 5, 1.0 + np.arange(size), 0.0),
+        "sorted": np.arange(size)[::-1],
+    }[kind].astype(np.float32)
+    mask = rng.random(size) < 0.8
+    found = np.asarray(select(scores, 0.25, where=jnp.asarray(mask), tie_break=np.zeros(size, np.float32)))
+    k = int(0.25 * mask.sum())
+    order = np.lexsort((np.arange(size), -scores))
+    expected = np.zeros(size, bool)
+    expected[order[mask[order]][:k]] = True
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_keys_keep_the_order_of_floats():
     values = jnp.array([-jnp.inf, -1e30, -1.0, -1e-37, 0.0, 1e-37, 1.0, 1e30, jnp.inf])
     assert np.all(np.diff(np.asarray(sortable(values), np.int64)) > 0)
