@@ -98,6 +98,8 @@ def base() -> ConfigDict:
             "model": {
                 # A Hugging Face folder; empty makes a decoder of the sizes below and trains a tokenizer on the spot.
                 "path": "",
+                # decoder (ours, for the families that it covers) or flax (transformers' own Flax class, 4.57).
+                "loader": "decoder",
                 "num_layers": 2,
                 "hidden_size": 128,
                 "num_heads": 4,
@@ -112,6 +114,9 @@ def base() -> ConfigDict:
                 "dtype": "auto",
                 # Tokens, beside the tokenizer's own, that end a completion.
                 "end_tokens": (),
+                # Adapters of this rank train instead of the parameters, counting alpha / rank; 0 for none. targets: of
+                # q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj. path: a PEFT folder to go on from.
+                "lora": {"path": "", "rank": 0, "alpha": 16.0, "dropout": 0.0, "targets": ("q_proj", "v_proj")},
             },
             "data": {
                 # arithmetic, stories, or jsonl (files with TRL's columns).
@@ -133,7 +138,9 @@ def base() -> ConfigDict:
                 "long_completions": "error",
                 "prompt_template": "{prompt}",
             },
-            # name -> weight; a name, "package.module:function" or "file.py:function".
+            # name -> weight; a name, "package.module:function", "file.py:function", or a classifier that transformers'
+            # Flax classes open: "classifier:DIR?label=NAME&score=logit&text=both" (score: logit, log_prob, prob; text:
+            # both, completion).
             "rewards": ConfigDict(),
             # Names of the sections that are run, in order.
             "phases": (),

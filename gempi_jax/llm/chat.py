@@ -25,6 +25,20 @@ class Conversation(NamedTuple):
     assistant: list[bool]
 
 
+class Turns(NamedTuple):
+    """A conversation in tokens, cut where the assistant begins to be learnt from.
+
+    Attributes:
+      prompt: ids before that.
+      completion: ids from there to the end of the assistant's last turn; other roles' turns among them.
+      learnt: which of those the assistant wrote: the tokens that carry loss.
+    """
+
+    prompt: list[int]
+    completion: list[int]
+    learnt: list[bool]
+
+
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
     """The text of a role list up to where the assistant begins; or goes on, where the last message is its own.
 
@@ -70,6 +84,28 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) 
     # By the first character: a token that begins in the assistant's turn is one that it had to write.
     assistant = [any(begin <= first < end for begin, end in spans) for first, _ in encoded["offset_mapping"]]
     return Conversation(list(encoded["input_ids"]), assistant)
+
+
+def encode_turns(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, num_given: int = 0) -> Turns:
+    """A conversation as a prompt with all later turns of the assistant to be learnt.
+
+    Args:
+      tokenizer: with a chat template.
+      messages: the whole conversation.
+      num_given: turns of the assistant that belong to the prompt, from the first.
+
+    Raises:
+      DataError: as :func:`encode_conversation`; or no turn is left to learn.
+    """
+    tokens, assistant = encode_conversation(tokenizer, messages)
+    begins = [i for i, mine in enumerate(assistant) if mine and not (i and assistant[i - 1])]
+    if len(begins) <= num_given:
+        raise DataError(
+            f"{len(begins)} turns of the assistant have tokens and {num_given} belong to the prompt, so there is "
+            f"nothing to learn; the roles are {_roles(messages)}."
+        )
+    first, end = begins[num_given], len(assistant) - assistant[::-1].index(True)
+    return Turns(tokens[:first], tokens[first:end], assistant[first:end])
 
 
 def _encode_marked(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Conversation:

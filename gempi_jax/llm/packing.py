@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
-from gempi_jax.llm.chat import render_completion, render_prompt
+from gempi_jax.llm.chat import Turns, encode_turns, render_completion, render_prompt
 from gempi_jax.llm.columns import DataError
 
 
@@ -123,15 +123,7 @@ def encode_prompts(
     Raises:
       ValueError: a prompt without a token, a prompt that is too long under ``ERROR``, or all prompts dropped.
     """
-    encoded = [_prompt_tokens(tokenizer, prompt) for prompt in prompts]
-    for index, tokens in enumerate(encoded):
-        if not tokens and tokenizer.bos_token_id is None:
-            raise ValueError(
-                f"encode_prompts: prompt {index} is {prompts[index]!r}, which has no tokens, and the tokenizer has no "
-                "bos token to start from; remove the row or give the prompt some text."
-            )
-    encoded = [tokens or [tokenizer.bos_token_id] for tokens in encoded]
-    return _fit(encoded, max_length, policy, "prompt", lambda tokens: _keep_end(tokens, max_length, tokenizer))
+    return _fit_prompts(tokenizer, [_prompt_tokens(tokenizer, prompt) for prompt in prompts], max_length, policy)
 
 
 def encode_completions(
@@ -157,6 +149,85 @@ def encode_completions(
     """
     before = [None] * len(completions) if prompts is None else prompts
     encoded = [_completion_tokens(tokenizer, *pair) for pair in zip(before, completions, strict=True)]
+    return _fit_completions(encoded, max_length, policy)
+
+
+class Demonstrations(NamedTuple):
+    """Prompts and what is learnt behind them.
+
+    Attributes:
+      prompts, completions: ids by row.
+      learnt: which tokens of each completion carry loss.
+      kept: [len(prompts)] which of the given rows they are, ascending.
+      num_dropped, num_truncated: rows that were left out, and that lost tokens.
+    """
+
+    prompts: list[list[int]]
+    completions: list[list[int]]
+    learnt: list[list[bool]]
+    kept: Int[np.ndarray, " N"]
+    num_dropped: int
+    num_truncated: int
+
+
+def encode_demonstrations(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    max_prompt_length: int,
+    max_completion_length: int,
+    long_prompts: TooLong = TooLong.DROP,
+    long_completions: TooLong = TooLong.DROP,
+) -> Demonstrations:
+    """Token ids of rows with ``messages``, or with ``prompt`` and ``completion`` (strings or role lists).
+
+    Of conversations, the assistant's tokens carry loss, its end tokens included, in every one of its turns: of a
+    ``completion`` those in it, of ``messages`` all.  Where those begin, the completion begins.
+
+    Raises:
+      DataError, ValueError: as :func:`encode_prompts` and :func:`encode_completions`.
+    """
+    turns = [_turns(tokenizer, row) for row in rows]
+    texts = [turn.completion for turn in turns]
+    completions = _fit_completions(texts, max_completion_length, long_completions)
+    turns = [turns[i] for i in completions.kept]
+    prompts = _fit_prompts(tokenizer, [turn.prompt for turn in turns], max_prompt_length, long_prompts)
+    tokens = [completions.tokens[i] for i in prompts.kept]
+    learnt = [turns[i].learnt[: len(completions.tokens[i])] for i in prompts.kept]
+    return Demonstrations(
+        prompts.tokens,
+        tokens,
+        learnt,
+        completions.kept[prompts.kept],
+        prompts.num_dropped + completions.num_dropped,
+        prompts.num_truncated + completions.num_truncated,
+    )
+
+
+def _turns(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Turns:
+    if "messages" in row:
+        return encode_turns(tokenizer, row["messages"])
+    prompt, completion = row["prompt"], row["completion"]
+    several = not isinstance(prompt, str) and not isinstance(completion, str) and len(completion) > 1
+    if several and prompt[-1]["role"] != "assistant":
+        given = sum(message["role"] == "assistant" for message in prompt)
+        return encode_turns(tokenizer, [*prompt, *completion], num_given=given)
+    tokens = _completion_tokens(tokenizer, prompt, completion)
+    return Turns(_prompt_tokens(tokenizer, prompt), tokens, [True] * len(tokens))
+
+
+def _fit_prompts(
+    tokenizer: PreTrainedTokenizerBase, encoded: list[list[int]], max_length: int, policy: TooLong
+) -> Encoded:
+    if [] in encoded and tokenizer.bos_token_id is None:
+        raise ValueError(
+            f"encode_prompts: prompt {encoded.index([])} has no tokens, and the tokenizer has no bos token to start "
+            "from; remove the row or give the prompt some text."
+        )
+    encoded = [tokens or [tokenizer.bos_token_id] for tokens in encoded]
+    return _fit(encoded, max_length, policy, "prompt", lambda tokens: _keep_end(tokens, max_length, tokenizer))
+
+
+def _fit_completions(encoded: list[list[int]], max_length: int, policy: TooLong) -> Encoded:
     return _fit(encoded, max_length, policy, "completion", lambda tokens: tokens[:max_length])
 
 

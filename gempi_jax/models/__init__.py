@@ -5,12 +5,13 @@ from gempi_jax.models.cache import Cache, KeyValue, Prefix, init_cache
 from gempi_jax.models.config import RMS, Band, DecoderConfig, HeadNorm, Layer, Placement
 from gempi_jax.models.decoder import Decoder
 from gempi_jax.models.heads import ValueHead
-from gempi_jax.models.lora import LoRA, init_adapters, merge_adapters
+from gempi_jax.models.lora import Adapted, LoRA, init_adapters, merge_adapters
 from gempi_jax.models.positions import Dynamic, Learned, Linear, Llama3, LongRope, Rotary, Unscaled, Yarn
 from gempi_jax.models.prefill import prefill
 
 __all__ = [
     "RMS",
+    "Adapted",
     "Band",
     "Cache",
     "Decoder",

@@ -23,11 +23,18 @@ def drop_count(rate: float) -> int:
     return min(max(round(rate * 256), 1), 255)
 
 
-class Dropout(nn.Module):
-    """Sets entries to 0 at ``rate`` and scales the rest so that the mean stays; keys come from "dropout".
+def drop(key: Array, rate: float, inputs: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Sets entries to 0 at ``rate`` and scales the rest so that the mean stays.
 
     The rate is rounded to a multiple of 1/256 and the scale is that rounded rate's, so the mean is exact.
     """
+    keep = keep_mask(key, rate, inputs.shape)
+    scale = 1.0 / (1.0 - drop_count(rate) / 256.0)
+    return jnp.where(keep, inputs * jnp.asarray(scale, inputs.dtype), jnp.zeros((), inputs.dtype))
+
+
+class Dropout(nn.Module):
+    """:func:`drop` with keys from "dropout"."""
 
     rate: float
 
@@ -36,6 +43,4 @@ class Dropout(nn.Module):
         """``inputs`` unchanged when ``deterministic`` or at rate 0."""
         if deterministic or self.rate == 0.0:
             return inputs
-        keep = keep_mask(self.make_rng("dropout"), self.rate, inputs.shape)
-        scale = 1.0 / (1.0 - drop_count(self.rate) / 256.0)
-        return jnp.where(keep, inputs * jnp.asarray(scale, inputs.dtype), jnp.zeros((), inputs.dtype))
+        return drop(self.make_rng("dropout"), self.rate, inputs)

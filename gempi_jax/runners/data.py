@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.datasets import batch_indices
 from gempi_jax.llm.generate import Completions
-from gempi_jax.llm.packing import TooLong, encode_completions, encode_prompts, pad_batch
+from gempi_jax.llm.packing import TooLong, encode_demonstrations, encode_prompts, pad_batch
 from gempi_jax.llm.rewards import RewardSpec, compute_rewards
 from gempi_jax.runners.world import Batch
 
@@ -39,7 +39,7 @@ class Source:
     """Rows with their tokens, served in batches that depend on the step and the seed alone.
 
     Args:
-      rows: with ``prompt``, for demonstrations ``completion``, for scored data ``reward`` too.
+      rows: with ``prompt``; for demonstrations ``completion``, or ``messages``; for scored data ``reward`` too.
       tokenizer: of the policy.
       rewards: applied to what the policy writes; besides the rows' columns they get ``ended``, whether a completion
         wrote its end token.
@@ -72,21 +72,19 @@ class Source:
     ):
         self._tokenizer, self._rewards, self._eos_ids = tokenizer, rewards, eos_ids
         self._batch, self._seed = batch_prompts, seed
-        completions = None
         if learns_completions:
-            texts = [row["completion"] for row in rows]
-            asked = [row["prompt"] for row in rows]
-            completions = encode_completions(tokenizer, texts, max_completion_length, long_completions, prompts=asked)
-            rows = [rows[i] for i in completions.kept]
-        prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows], max_prompt_length, long_prompts)
-        self.rows = [rows[i] for i in prompts.kept]
-        counted = [part for part in (prompts, completions) if part is not None]
-        self.num_dropped = sum(part.num_dropped for part in counted)
-        self.num_truncated = sum(part.num_truncated for part in counted)
-        # As wide as the longest prompt that is left: one shape, and no column of padding alone.
-        self._prompts = pad_batch(prompts.tokens, lambda longest: longest)
-        if completions is not None:
-            self._completions = pad_batch([completions.tokens[i] for i in prompts.kept], lambda longest: longest)
+            encoded = encode_demonstrations(
+                tokenizer, rows, max_prompt_length, max_completion_length, long_prompts, long_completions
+            )
+            tokens = encoded.prompts
+            self._completions = pad_batch(encoded.completions, _longest)
+            self._learnt = pad_batch(encoded.learnt, _longest).tokens.astype(bool)
+        else:
+            encoded = encode_prompts(tokenizer, [row["prompt"] for row in rows], max_prompt_length, long_prompts)
+            tokens = encoded.tokens
+        self.rows = [rows[i] for i in encoded.kept]
+        self.num_dropped, self.num_truncated = encoded.num_dropped, encoded.num_truncated
+        self._prompts = pad_batch(tokens, _longest)
 
     @property
     def prompt_width(self) -> int:
@@ -104,13 +102,13 @@ class Source:
 
     def completions(self, prompts: Prompts, index: np.ndarray) -> Batch:
         """A batch of the dataset's own completions, K = 1, with its rewards where it has them."""
-        tokens, lengths = self._completions.tokens[index][:, None], self._completions.lengths[index][:, None]
+        tokens = self._completions.tokens[index][:, None]
         rewards = np.array([[float(row.get("reward", 0.0))] for row in prompts.rows], np.float32)
         return Batch(
             prompts=prompts.tokens,
             prompt_lengths=prompts.lengths,
             completions=tokens,
-            mask=np.arange(tokens.shape[-1]) < lengths[..., None],
+            mask=self._learnt[index][:, None],
             sampler_shift=np.zeros(rewards.shape, np.float32),
             model_log_probs=np.zeros(tokens.shape, np.float32),
             rewards=rewards,
@@ -145,6 +143,11 @@ class Source:
         """Which completions [G, K] wrote an end token."""
         last = np.take_along_axis(completions.tokens, np.maximum(completions.lengths - 1, 0)[..., None], -1)[..., 0]
         return np.isin(last, self._eos_ids)
+
+
+def _longest(length: int) -> int:
+    """As wide as the longest row that is left: one shape, and no column of padding alone."""
+    return length
 
 
 def _mean(values: np.ndarray) -> float:

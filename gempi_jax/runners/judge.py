@@ -31,9 +31,9 @@ class Judge:
         batch_prompts: int,
         num_samples: int,
     ):
-        def greedy(params, prompts, lengths, key):
+        def greedy(frozen, params, prompts, lengths, key):
             return generate(
-                resources.policy.model,
+                resources.policy.on(frozen).model,
                 params,
                 prompts,
                 lengths,
@@ -46,6 +46,7 @@ class Judge:
             )
 
         self._greedy, self._source, self._place = Compiled(greedy), source, resources.place
+        self._frozen = resources.frozen
         self._batch, self._num_samples = batch_prompts, num_samples
 
     def __call__(self, state: TrainState) -> Judged:
@@ -74,5 +75,5 @@ class Judge:
         for start in range(0, count, self._batch):
             index = np.arange(start, start + self._batch) % count
             batch = self._place((prompts.tokens[index], prompts.lengths[index]))
-            parts.append(jax.device_get(self._greedy(state.params["policy"], *batch, state.key)))
+            parts.append(jax.device_get(self._greedy(self._frozen, state.params["policy"], *batch, state.key)))
         return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:count], *parts)

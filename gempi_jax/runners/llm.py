@@ -10,16 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from gempi_jax.llm import rewards
-from gempi_jax.llm.hf.pretrained import Pretrained, load_pretrained, save_pretrained
 from gempi_jax.llm.packing import TooLong
-from gempi_jax.llm.tokenizers import Alphabet, train_tokenizer
-from gempi_jax.models import Decoder, DecoderConfig, ValueHead
+from gempi_jax.models import ValueHead
 from gempi_jax.runners import phase as stages
 from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import lookup, method_from_settings
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.judge import Judge
 from gempi_jax.runners.optimizers import build_optimizers
+from gempi_jax.runners.policy import Start, end_tokens, load_start
 from gempi_jax.runners.settings import RunSettings
 from gempi_jax.runners.tasks import Task, load_rewards, load_task
 from gempi_jax.runners.world import Policy
@@ -32,7 +31,6 @@ from gempi_jax.training.state import TrainState
 from gempi_jax.training.writers import Writer, claim_workdir
 
 _logger = logging.getLogger(__name__)
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SOURCES = {"rollout": True, "demonstrations": False, "scored": False}
 """Whether the policy writes the completions of a source."""
 
@@ -57,11 +55,12 @@ def run(settings: RunSettings, workdir: pathlib.Path, config: dict[str, Any]) ->
     with Preemption(grace_seconds=settings.preemption_grace_seconds) as preemption:
         task, reward_specs = load_task(settings), load_rewards(settings)
         rewards.preflight(reward_specs, [{**row, "ended": True} for row in task.heldout])
-        plan = Plan(settings, task, reward_specs, load_policy(settings, task))
+        mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
+        plan = Plan(settings, task, reward_specs, load_start(settings, task, mesh), mesh)
         workdir = claim_workdir(workdir, config)
         state = _train(plan, workdir, preemption)
         export = workdir / "export"
-        save_pretrained(export, plan.pretrained._replace(params=jax.device_get(state.params["policy"])))
+        plan.start.export(export, state.params["policy"], settings.model.path)
     return export
 
 
@@ -69,7 +68,7 @@ def _train(plan: "Plan", workdir: pathlib.Path, preemption: Preemption) -> Train
     """The state after the last iteration, from wherever the workdir's run stands."""
     settings = plan.settings
     checkpointer = Checkpointer(
-        workdir / "checkpoints", keep=settings.checkpoint.keep, fingerprint={"model": plan.fingerprint()}
+        workdir / "checkpoints", keep=settings.checkpoint.keep, fingerprint={"model": plan.start.fingerprint()}
     )
     restored = checkpointer.restore_latest(lambda host: plan.template(host["phase"]))
     phases = plan.make_phases(preemption)
@@ -92,55 +91,8 @@ def _train(plan: "Plan", workdir: pathlib.Path, preemption: Preemption) -> Train
         )
 
 
-def load_policy(settings: RunSettings, task: Task) -> Pretrained:
-    """A checkpoint, or a new decoder with a tokenizer trained on the demonstrations and prompts of the task."""
-    model = settings.model
-    dtype = _activation_dtype(model.dtype)
-    if model.path:
-        pretrained = load_pretrained(model.path, dtype=jnp.float32)
-        config = pretrained.model.config
-    else:
-        texts = [row["prompt"] + row["completion"] for row in task.demonstrations]
-        texts += [row["prompt"] for row in task.train]
-        tokenizer = train_tokenizer(texts, model.vocab_size, alphabet=Alphabet.SEEN)
-        config = DecoderConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=model.hidden_size,
-            intermediate_size=model.intermediate_size,
-            num_layers=model.num_layers,
-            num_heads=model.num_heads,
-            num_kv_heads=model.num_kv_heads,
-            max_positions=model.max_positions,
-            tie_embeddings=True,
-        )
-        tokens = jnp.zeros((1, 1), jnp.int32)
-        params = jax.jit(Decoder(config).init)(jax.random.key(settings.seed), tokens)["params"]
-        pretrained = Pretrained(Decoder(config), params, tokenizer)
-    config = dataclasses.replace(config, embedding_dropout=model.dropout, residual_dropout=model.dropout)
-    return pretrained._replace(model=pretrained.model.clone(config=config, dtype=dtype))
-
-
-def end_tokens(tokenizer, names: tuple[str, ...]) -> tuple[int, ...]:
-    """The tokenizer's end token, and further tokens that end a completion.
-
-    Raises:
-      ValueError: a name that is no token of this tokenizer.
-    """
-    vocabulary = tokenizer.get_vocab()
-    for name in names:
-        if name not in vocabulary:
-            raise ValueError(f"config.model.end_tokens: {name!r} is no token of the tokenizer")
-    return tuple(dict.fromkeys([tokenizer.eos_token_id, *(vocabulary[name] for name in names)]))
-
-
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
-
-
-def _activation_dtype(name: str):
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return lookup(DTYPES, name, "config.model.dtype")
 
 
 class Plan:
@@ -150,21 +102,27 @@ class Plan:
       settings: of the run.
       task: its rows.
       reward_specs: its rewards.
-      pretrained: the policy at its start.
+      start: the policy at its start.
+      mesh: where everything lies.
     """
 
     def __init__(
-        self, settings: RunSettings, task: Task, reward_specs: list[rewards.RewardSpec], pretrained: Pretrained
+        self,
+        settings: RunSettings,
+        task: Task,
+        reward_specs: list[rewards.RewardSpec],
+        start: Start,
+        mesh: jax.sharding.Mesh,
     ):
-        self.settings, self.pretrained = settings, pretrained
-        self._mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
+        self.settings, self.start, self._mesh = settings, start, mesh
+        self._tokenizer = start.pretrained.tokenizer
         uses_value = any(phase.baseline == "value" for phase in settings.phases.values())
-        self._policy = Policy(pretrained.model, ValueHead() if uses_value else None)
+        self._policy = Policy(start.model, ValueHead() if uses_value else None)
         data = settings.data
-        self._eos_ids = end_tokens(pretrained.tokenizer, settings.model.end_tokens)
+        self._eos_ids = end_tokens(self._tokenizer, settings.model.end_tokens)
         self._source = functools.partial(
             Source,
-            tokenizer=pretrained.tokenizer,
+            tokenizer=self._tokenizer,
             rewards=reward_specs,
             eos_ids=self._eos_ids,
             max_prompt_length=data.max_prompt_length,
@@ -184,10 +142,6 @@ class Plan:
         self._check_lengths()
         self._check_batches()
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What a checkpoint of this run must agree with."""
-        return {name: str(value) for name, value in dataclasses.asdict(self.pretrained.model.config).items()}
-
     def initial_state(self) -> TrainState:
         """Parameters before the first phase, in their shards; the rest is filled in by the phases."""
         key = jax.random.key(self.settings.seed)
@@ -195,10 +149,10 @@ class Plan:
         def value_params():
             if self._policy.value_head is None:
                 return {}
-            hidden = jnp.zeros((1, self.pretrained.model.config.hidden_size))
+            hidden = jnp.zeros((1, self.start.model.config.hidden_size))
             return {"value": self._policy.value_head.init(jax.random.fold_in(key, 1), hidden)["params"]}
 
-        params = {"policy": self.pretrained.params, **value_params()}
+        params = {"policy": self.start.params, **value_params()}
         zero = jnp.zeros((), jnp.int32)
         state = TrainState(zero, params, (), {}, {}, {}, key, zero, zero)
         return jax.device_put(state, self._shardings(state))
@@ -215,15 +169,15 @@ class Plan:
 
     def make_phases(self, preemption: Preemption) -> list[Phase]:
         """The phases, their functions compiled at their first call."""
-        tokenizer = self.pretrained.tokenizer
         resources = stages.Resources(
             policy=self._policy,
+            frozen=self.start.frozen,
             eos_ids=self._eos_ids,
-            pad_id=tokenizer.pad_token_id,
+            pad_id=self._tokenizer.pad_token_id,
             place=functools.partial(sharding.put_batch, mesh=self._mesh),
             shardings=self._shardings,
             preemption=preemption,
-            dropout=self.settings.model.dropout > 0,
+            dropout=max(self.settings.model.dropout, self.settings.model.lora.dropout) > 0,
         )
         judge = Judge(
             self._heldout,
@@ -262,7 +216,7 @@ class Plan:
                 )
 
     def _check_lengths(self) -> None:
-        longest = self.pretrained.model.config.max_positions
+        longest = self.start.model.config.max_positions
         for name, source in zip(self._names, self._sources, strict=True):
             completion = self.settings.phases[name].max_completion_length
             if source.prompt_width + completion > longest:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from gempi_jax.contracts import Metric, Samples
+from gempi_jax.contracts import Metric, Samples, Target
 from gempi_jax.llm.generate import generate
 from gempi_jax.methods.base import Method
 from gempi_jax.runners.baselines import BASELINES
@@ -27,7 +27,7 @@ from gempi_jax.runners.world import Batch, Policy, Scored, behaviour, make_world
 from gempi_jax.training.preemption import Preemption
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, init_dual_opt_state, m_stage, skip_update
-from gempi_jax.types import Array
+from gempi_jax.types import Array, Params
 
 SAME_MASK = {"same_mask": True, "deterministic": False}
 
@@ -37,6 +37,7 @@ class Resources(NamedTuple):
 
     Attributes:
       policy: the networks.
+      frozen: parameters that the policy reads and nothing trains, on the mesh: the base under adapters, else ``{}``.
       eos_ids, pad_id: of the tokenizer.
       place: puts a host batch on the mesh, groups over the data axes.
       shardings: of a state, by the rules.
@@ -45,6 +46,7 @@ class Resources(NamedTuple):
     """
 
     policy: Policy
+    frozen: Params
     eos_ids: tuple[int, ...]
     pad_id: int
     place: Callable[[PyTree], PyTree]
@@ -68,17 +70,11 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     """Compiles nothing yet; the first call of each stage does."""
     policy = resources.policy if phase.baseline == "value" else resources.policy._replace(value_head=None)
     baseline = lookup(BASELINES, phase.baseline, "baseline")
-    world = make_world(
-        policy,
-        method,
-        dropout=resources.dropout,
-        same_mask=lookup(SAME_MASK, phase.trust_region_dropout, "trust_region_dropout"),
-        num_update_samples=phase.update_prompts // phase.num_updates * phase.num_generations,
-    )
+    same_mask = lookup(SAME_MASK, phase.trust_region_dropout, "trust_region_dropout")
 
-    def rollout(state: TrainState, prompts: Array, lengths: Array, key: Array):
+    def rollout(frozen: Params, state: TrainState, prompts: Array, lengths: Array, key: Array):
         completions = generate(
-            policy.model,
+            policy.on(frozen).model,
             behaviour(state),
             prompts,
             lengths,
@@ -94,12 +90,21 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
         shift = (completions.sampler_log_probs - completions.model_log_probs).sum(-1)
         return completions, shift
 
-    def score(state: TrainState, batch: Batch):
+    def score(frozen: Params, state: TrainState, batch: Batch):
         if not method.anchors and method.trust_region is None and policy.value_head is None:
             return *plain_batch(batch, 1), {}
-        return score_batch(policy, method, baseline, phase.normalize_advantages, state, batch)
+        return score_batch(policy.on(frozen), method, baseline, phase.normalize_advantages, state, batch)
 
-    def update(state: TrainState, scored: Scored, weights: Array, chosen: Array, key: Array, target):
+    def update(
+        frozen: Params, state: TrainState, scored: Scored, weights: Array, chosen: Array, key: Array, target: Target
+    ):
+        world = make_world(
+            policy.on(frozen),
+            method,
+            dropout=resources.dropout,
+            same_mask=same_mask,
+            num_update_samples=phase.update_prompts // phase.num_updates * phase.num_generations,
+        )
         part = jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), scored)
         # A part's loss stands for the whole batch's: its weights are scaled by the number of parts.
         weights = jnp.take(weights, chosen, axis=0) * phase.num_updates
@@ -124,7 +129,7 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
         Compiled(rollout),
         Compiled(score),
         Compiled(e_step),
-        Compiled(update, donate=(0,)),
+        Compiled(update, donate=(1,)),
         Compiled(lambda state: settled(skip_update(state))),
         Compiled(finish, donate=(0,)),
     )
@@ -196,7 +201,9 @@ class Iteration:
             batch = self.source.completions(prompts, index)
             return self.resources.place(batch), {}, bool(np.isfinite(batch.rewards).all())
         tokens, lengths = self.resources.place((prompts.tokens, prompts.lengths))
-        completions, shift = self.stages.rollout(state, tokens, lengths, jax.random.fold_in(key, 0))
+        completions, shift = self.stages.rollout(
+            self.resources.frozen, state, tokens, lengths, jax.random.fold_in(key, 0)
+        )
         host = jax.device_get(completions)
         clock.lap("generate")
         self.resources.preemption.poll()
@@ -216,7 +223,7 @@ class Iteration:
         return self.resources.place(batch), scored.metrics, scored.finite
 
     def _learn(self, state, batch, key, clock):
-        scored, samples, metrics = self.stages.score(state, batch)
+        scored, samples, metrics = self.stages.score(self.resources.frozen, state, batch)
         jax.block_until_ready(scored)
         clock.lap("score")
         self.resources.preemption.poll()
@@ -226,7 +233,7 @@ class Iteration:
         weights, rest = target.weights, target._replace(weights=jnp.zeros(()), metrics={})
         updates = []
         for number, (chosen, update_key) in enumerate(self._parts(key, weights)):
-            args = (e_state, scored, weights, chosen, update_key, rest)
+            args = (self.resources.frozen, e_state, scored, weights, chosen, update_key, rest)
             update = self.stages.update.prepare(*args)
             if number == 0:
                 self.resources.preemption.poll()  # compiled, and the last moment at which the held state lives

@@ -13,20 +13,51 @@ def _require(condition: bool, place: str, value, fix: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoRASettings:
+    """Low-rank adapters, which train instead of the policy's own parameters.
+
+    Attributes:
+      path: a PEFT folder to go on from, with a rank, an alpha and targets of its own; empty starts afresh.
+      rank: 0 for no adapters: everything trains.
+      alpha: the adapters' product counts alpha / rank.
+      dropout: rate on the adapters' input, in the M-step's likelihood only.
+      targets: the adapted projections, of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj.
+    """
+
+    path: str = ""
+    rank: int = 0
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+    def __post_init__(self):
+        _require(self.rank >= 0, "rank", self.rank, "must be at least 1, or 0 for no adapters")
+        _require(not (self.path and self.rank), "rank", self.rank, f"leave it 0: {self.path} says its rank itself")
+
+    @property
+    def used(self) -> bool:
+        """Whether adapters train, and nothing else."""
+        return bool(self.path or self.rank)
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelSettings:
     """The policy: a checkpoint folder, or a decoder made here with a tokenizer trained on the spot.
 
     Attributes:
       path: a Hugging Face folder; empty makes a new model from the fields below.
+      loader: decoder (ours, for the families that it covers) or flax (transformers' own Flax class, for any other).
       num_layers, hidden_size, num_heads, num_kv_heads, intermediate_size: of a new model.
       max_positions: longest sequence of a new model, tokens.
       vocab_size: of the tokenizer trained on the spot.
       dropout: rate on embeddings and residual branches, in the M-step's likelihood only.
       dtype: of activations: float32, bfloat16, or auto (bfloat16 on accelerators).
       end_tokens: tokens, beside the tokenizer's own, that end a completion.
+      lora: adapters, see its class.
     """
 
     path: str = ""
+    loader: str = "decoder"
     num_layers: int = 2
     hidden_size: int = 128
     num_heads: int = 4
@@ -37,6 +68,7 @@ class ModelSettings:
     dropout: float = 0.0
     dtype: str = "auto"
     end_tokens: tuple[str, ...] = ()
+    lora: LoRASettings = LoRASettings()
 
     def __post_init__(self):
         _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "a rate is in [0, 1)")
@@ -217,7 +249,8 @@ class RunSettings:
 
     Attributes:
       model, data, eval, checkpoint, mesh: see their classes.
-      rewards: name -> weight; a name of ``runners.tasks.REWARDS``, ``package.module:function`` or ``file.py:function``.
+      rewards: name -> weight; a name of ``runners.tasks.REWARDS``, ``package.module:function``, ``file.py:function``,
+        or ``classifier:DIR?label=NAME``, see ``runners.tasks``.
       phases: by name, in order.
       seed: of everything random.
       max_skips_in_a_row: the run ends with an error after so many updates in a row that were not finite.

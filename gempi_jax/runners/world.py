@@ -1,6 +1,6 @@
 """The language world as the training step sees it: a batch of completions, and a policy evaluated on it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,8 +21,8 @@ class Batch(NamedTuple):
 
     Attributes:
       prompts, prompt_lengths: right-padded.
-      completions: right-padded.
-      mask: the tokens that the policy wrote, its end token included.
+      completions: right-padded; of a dataset's conversations all that follows the prompt, other roles' turns too.
+      mask: the tokens that the policy wrote (or is to), its end tokens included.
       sampler_shift: log b(y_t) - log pi_t(y_t) at temperature 1: what tempering and truncation changed; 0 of a dataset.
       model_log_probs: log pi_t(y_t) as the sampler computed it, nats; 0 of a dataset.
       rewards: r_i.
@@ -54,10 +54,22 @@ class Scored(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """The networks of a run, without their parameters."""
+    """The networks of a run, without the parameters that train.
 
-    model: nn.Module
+    Attributes:
+      model: a :class:`gempi_jax.models.Decoder`, or what has its passes.
+      value_head: of the learned baseline.
+    """
+
+    model: Any
     value_head: nn.Module | None
+
+    def on(self, frozen: Params) -> "Policy":
+        """With the parameters that the model reads and nothing trains (``{}`` for none) in place.
+
+        For the inside of a compiled function whose argument they are; from outside they would be its constants.
+        """
+        return self._replace(model=self.model.on(frozen)) if frozen else self
 
 
 def behaviour(state: TrainState) -> Params:

@@ -67,9 +67,13 @@ DECODER = Rules(
         Rule("mlp/(gate|up)_proj/kernel", ("fsdp", "tensor")),
         Rule("mlp/(gate|up)_proj/bias", ("tensor",)),
         Rule("mlp/down_proj/kernel", ("tensor", "fsdp")),
+        Rule("(attention/(q|k|v)|mlp/(gate|up))_proj/a", ("fsdp", None)),
+        Rule("(attention/(q|k|v)|mlp/(gate|up))_proj/b", (None, "tensor")),
+        Rule("(attention/o|mlp/down)_proj/a", ("tensor", None)),
+        Rule("(attention/o|mlp/down)_proj/b", (None, "fsdp")),
     )
 )
-"""Of the decoder: a block's wide dimension over ``tensor``, its other one over ``fsdp``."""
+"""Of the decoder: a block's wide dimension over ``tensor``, its other one over ``fsdp``; adapters as their kernels."""
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:

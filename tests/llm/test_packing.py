@@ -99,7 +99,7 @@ def test_an_empty_prompt_starts_from_bos_or_is_an_error():
     assert encode_prompts(TOKENIZER, [""], 4).tokens == [[TOKENIZER.bos_token_id]]
     without = train_tokenizer(["a b"], 300, largest_number=20)
     without.bos_token = None
-    with pytest.raises(ValueError, match=r"prompt 1 is '', which has no tokens"):
+    with pytest.raises(ValueError, match=r"prompt 1 has no tokens, and the tokenizer has no bos"):
         encode_prompts(without, ["a", ""], 4)
 
 

@@ -2,9 +2,15 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs.llm import arithmetic, gsm8k, stories
+from gempi_jax.llm import save_pretrained
+from gempi_jax.llm.hf import Pretrained
+from gempi_jax.models import Decoder, DecoderConfig
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.llm import run
 
@@ -91,6 +97,58 @@ def test_a_model_that_is_not_there(tmp_path):
     config = stories.get_config("quick")
     config.model.path = str(tmp_path / "nowhere")
     refused(config, tmp_path, r"nowhere")
+
+
+def test_a_model_without_its_tokenizer(tmp_path):
+    decoder = Decoder(DecoderConfig(vocab_size=8, hidden_size=4, intermediate_size=4, num_layers=1, num_heads=1))
+    shapes = jax.eval_shape(decoder.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    save_pretrained(tmp_path / "bare", Pretrained(decoder, params, None))
+    config = stories.get_config("quick")
+    config.model.path = str(tmp_path / "bare")
+    refused(config, tmp_path, r"config\.model\.path = '.*bare' holds no tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loader": "flex"}, r"config\.model\.loader = 'flex': did you mean 'flax'"),
+        ({"loader": "flax"}, r"config\.model\.loader = 'flax': give config\.model\.path"),
+        ({"loader": "flax", "path": "x", "dropout": 0.1}, r"config\.model\.dropout is of our decoder only"),
+        ({"loader": "flax", "path": "x", "lora": {"rank": 2}}, r"config\.model\.lora is of our decoder only"),
+        (
+            {"lora": {"rank": 2, "targets": ("c_attn",)}},
+            r"config\.model\.lora: .*'c_attn'.*choose one or more of q_proj",
+        ),
+        ({"lora": {"path": "nowhere"}}, r"nowhere.adapter_config\.json is missing"),
+    ],
+)
+def test_a_policy_that_cannot_be(changes, message, tmp_path):
+    config = arithmetic.get_config("vmpo,quick")
+    config.model.dropout = 0.0
+    config.model.update(changes)
+    refused(config, tmp_path, message)
+
+
+def test_a_classifier_that_cannot_be(tmp_path):
+    config = arithmetic.get_config("vmpo,quick")
+    for name, message in [
+        ("classifier:nowhere?labl=1", r"config\.rewards\['classifier.*\] = 'labl': did you mean 'label'"),
+        ("classifier:nowhere?score=log", r"score = 'log': did you mean 'log"),
+        ("classifier:nowhere?max_length=x", r"max_length = 'x' is no whole number"),
+        ("classifier:nowhere?label=GOOD", r"sequence classifier nowhere: .*(no config\.json|no Flax classes)"),
+    ]:
+        config.rewards = {name: 1.0}
+        refused(config, tmp_path, message)
+
+
+def test_conversations_need_a_model_with_a_template_and_a_turn_to_learn(config, tmp_path):
+    rows = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "no"}], "answer": "1"}]
+    config.data.columns = {}
+    config.data.train_path = config.data.heldout_path = write(tmp_path / "chat.jsonl", rows)
+    refused(config, tmp_path, r"role lists: give a model whose tokenizer has a chat template")
+    write(tmp_path / "chat.jsonl", [{"messages": rows[0]["messages"][:1], "answer": "1"}])
+    refused(config, tmp_path, r"chat\.jsonl, row 0: 'messages' has no turn of an assistant")
 
 
 def test_demonstrations_that_have_no_completion(config, tmp_path):

@@ -60,6 +60,11 @@ def test_a_config_with_required_paths_says_so():
         ({"rl__optimizer__learning_rte": 1.0}, r"optimizer\.learning_rte: unknown key; did you mean 'learning_rate'"),
         ({"sed": 1}, r"config\.sed: unknown key; did you mean 'seed'"),
         ({"model__dropout": 1.5}, r"config\.model\.dropout = 1\.5: a rate is in \[0, 1\)"),
+        ({"model__lora__rank": -1}, r"config\.model\.lora\.rank = -1: must be at least 1, or 0 for no adapters"),
+        (
+            {"model__lora": {"rank": 2, "path": "x"}},
+            r"config\.model\.lora\.rank = 2: leave it 0: x says its rank",
+        ),
         ({"model__num_layers": "two"}, r"config\.model\.num_layers = 'two': must be of type int, is str"),
         ({"rl__batch_prompts": True}, r"config\.rl\.batch_prompts = True: must be of type int"),
         ({"rl__batch_prompts": 6}, r"batch_prompts = 6: m_step_fraction of it must be a multiple of num_updates"),

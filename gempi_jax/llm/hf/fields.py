@@ -6,7 +6,7 @@ from typing import Any
 _REQUIRED = object()
 
 # Far beyond any model; what is larger is a mistake or an attack, and would only exhaust memory later.
-_LARGEST = 1 << 24
+LARGEST = 1 << 24
 MOST_LAYERS = 4096
 
 HARMLESS = frozenset(
@@ -46,7 +46,7 @@ class Fields:
             raise self.error(f"attribute {name!r} is missing; add it")
         return self.values.pop(name, default)
 
-    def size(self, name: str, default: Any = _REQUIRED, largest: int = _LARGEST) -> int | None:
+    def size(self, name: str, default: Any = _REQUIRED, largest: int = LARGEST) -> int | None:
         """A count: a whole number from 1 to ``largest``."""
         value = self.take(name, default)
         if value is default:

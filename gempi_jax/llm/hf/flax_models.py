@@ -11,10 +11,15 @@ import inspect
 import pathlib
 from typing import Any
 
+import flax.core
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from gempi_jax.llm.hf.config import read_json
+from gempi_jax.llm.hf.fields import LARGEST, MOST_LAYERS, Fields
+from gempi_jax.llm.hf.weights import FLAX, INDEX, SINGLE
 from gempi_jax.models import Cache, DecoderConfig, KeyValue, Prefix
 from gempi_jax.types import Array, Params
 
@@ -125,19 +130,61 @@ def load_flax_policy(path: str | pathlib.Path, *, dtype: Any = jnp.float32) -> t
       dtype: of the activations.
 
     Raises:
+      ImportError, FileNotFoundError, ValueError: see :func:`open_flax`.
+    """
+    model, params = open_flax("FlaxAutoModelForCausalLM", path, dtype=dtype)
+    return FlaxPolicy(model), params
+
+
+def open_flax(opener: str, path: str | pathlib.Path, *, dtype: Any = jnp.float32) -> tuple[Any, Params]:
+    """A transformers model by one of its Flax auto classes, apart from its parameters; no code of the folder is run.
+
+    Args:
+      opener: the auto class, by name, since transformers 5 has none.
+      path: a folder here.
+      dtype: of the activations.
+
+    Raises:
       ImportError: the installed transformers has no Flax classes.
-      FileNotFoundError: no such folder.
+      FileNotFoundError: no such folder, or no weights in it.
+      ValueError: files that the class cannot read or that lack some of its parameters, a config.json that asks for code
+        of the folder's own, or absurd sizes.
     """
     import transformers
 
-    if not hasattr(transformers, "FlaxAutoModelForCausalLM"):
+    if not hasattr(transformers, opener):
         raise ImportError(
             f"transformers {transformers.__version__} has no Flax classes (5.0 removed them); install 4.57, or use "
             "load_pretrained for the families that it covers"
         )
-    if not (pathlib.Path(path) / "config.json").is_file():
-        raise FileNotFoundError(f"load_flax_policy: {path} holds no config.json; give a model folder")
-    model, params = transformers.FlaxAutoModelForCausalLM.from_pretrained(
-        str(path), dtype=dtype, _do_init=False, trust_remote_code=False, local_files_only=True
-    )
-    return FlaxPolicy(model), params
+    folder = pathlib.Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json; give a model folder")
+    _check_config(folder / "config.json")
+    if not any((folder / name).is_file() for name in (FLAX, SINGLE, INDEX)):
+        raise FileNotFoundError(f"{folder} holds no weights: none of {FLAX}, {SINGLE} and {INDEX} is there")
+    try:
+        model, params = getattr(transformers, opener).from_pretrained(
+            str(folder), dtype=dtype, _do_init=False, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # of a dozen kinds, for classes and files that do not go together
+        raise ValueError(f"{folder}: {opener} cannot open it: {error}") from error
+    needed = flax.traverse_util.flatten_dict(flax.core.unfreeze(model.params_shape_tree), sep="/")
+    missing = sorted(needed.keys() - flax.traverse_util.flatten_dict(flax.core.unfreeze(params), sep="/").keys())
+    if missing:
+        raise ValueError(
+            f"{folder}: parameter {missing[0]!r} (of {len(missing)}) is missing; the files are another kind of model's "
+            f"than {type(model).__name__}"
+        )
+    return model, params
+
+
+def _check_config(path: pathlib.Path) -> None:
+    values = read_json(path)
+    fields = Fields(values, str(path))
+    fields.refuse_code(())
+    for name, value in values.items():
+        if isinstance(value, int):
+            largest = MOST_LAYERS if name.endswith(("layers", "n_layer")) else LARGEST
+            if value > largest:
+                raise fields.error(f"attribute {name!r} is {value}; it must be a whole number up to {largest}")

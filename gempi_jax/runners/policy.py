@@ -1,0 +1,211 @@
+"""The policy of a run: where it comes from, what of it trains, and what is exported."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.core
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from gempi_jax.llm.hf.flax_models import load_flax_policy
+from gempi_jax.llm.hf.peft import load_adapters, save_adapters
+from gempi_jax.llm.hf.pretrained import Pretrained, load_pretrained, save_pretrained
+from gempi_jax.llm.tokenizers import Alphabet, load_tokenizer, train_tokenizer
+from gempi_jax.models import Adapted, Decoder, DecoderConfig, LoRA, init_adapters, merge_adapters
+from gempi_jax.runners.build import lookup
+from gempi_jax.runners.settings import LoRASettings, ModelSettings, RunSettings
+from gempi_jax.runners.tasks import Task
+from gempi_jax.training import sharding
+from gempi_jax.types import Params
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Start(NamedTuple):
+    """A policy before the first update.
+
+    Attributes:
+      pretrained: the whole model, with its tokenizer.
+      model: the network, whose parameters are those that train.
+      params: those, at their start: all of the model's, or fresh adapters.
+      frozen: the parameters that the network reads and nothing trains: the base under adapters, else ``{}``.
+    """
+
+    pretrained: Pretrained
+    model: Any
+    params: Params
+    frozen: Params
+
+    def fingerprint(self) -> dict[str, str]:
+        """What a checkpoint must agree with: the architecture and, under adapters, them and their base's bits."""
+        config = self.model.config
+        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        # A function's own string holds its address, which is another one in every process.
+        names = {name: value.__name__ if callable(value) else str(value) for name, value in values.items()}
+        if self.frozen:
+            names |= {"lora": str(self.model.lora), "base": str(checksum(self.frozen))}
+        return names
+
+    def export(self, folder: pathlib.Path, params: Params, base: str = "") -> None:
+        """Writes the policy with these trained parameters.
+
+        Adapters are merged into their base; beside the folder, ``<folder>_adapter`` holds them alone, for PEFT.
+
+        Args:
+          folder: in Hugging Face's format.
+          params: of the network.
+          base: where the base came from, for PEFT to find it.
+        """
+        if self.frozen:
+            adapter = folder.with_name(f"{folder.name}_adapter")
+            save_adapters(adapter, jax.device_get(params), self.model.lora, self.pretrained, base=base)
+            params = merge_adapters(self.frozen, params, self.model.lora)
+        save_pretrained(folder, self.pretrained._replace(params=jax.device_get(params)))
+
+
+def load_start(settings: RunSettings, task: Task, mesh: Mesh) -> Start:
+    """The policy that the settings describe, a checkpoint's parameters read straight into their shards.
+
+    Args:
+      settings: of the run.
+      task: its rows, from which a new model's tokenizer is made.
+      mesh: where the parameters are to lie, by the rules.
+
+    Raises:
+      ValueError: settings that contradict each other or the model.
+    """
+    lora = settings.model.lora
+    fresh = _fresh(lora) if lora.rank else None
+    pretrained = load_policy(settings, task, mesh)
+    if not lora.used:
+        return Start(pretrained, pretrained.model, pretrained.params, {})
+    if fresh is None:
+        how, adapters = load_adapters(lora.path, pretrained)
+        how = dataclasses.replace(how, dropout=lora.dropout)
+    else:
+        key = jax.random.fold_in(jax.random.key(settings.seed), 2)
+        how, adapters = fresh, _blame(init_adapters, pretrained.params, fresh, key)
+    return Start(pretrained, Adapted(pretrained.model, how), adapters, pretrained.params)
+
+
+def _fresh(settings: LoRASettings) -> LoRA:
+    return _blame(LoRA, settings.rank, settings.alpha, settings.targets, settings.dropout)
+
+
+def _blame(function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args), a ValueError of which says where in the config the mistake is."""
+    try:
+        return function(*args)
+    except ValueError as error:
+        raise ValueError(f"config.model.lora: {error}") from error
+
+
+def load_policy(settings: RunSettings, task: Task, mesh: Mesh) -> Pretrained:
+    """A checkpoint, or a new decoder with a tokenizer trained on the demonstrations and prompts of the task."""
+    return lookup(LOADERS, settings.model.loader, "config.model.loader")(settings, task, mesh)
+
+
+def _decoder(settings: RunSettings, task: Task, mesh: Mesh) -> Pretrained:
+    model = settings.model
+    dtype = _activation_dtype(model.dtype)
+    if model.path:
+        # Small steps need float32; what nothing trains stays as it came, and is exported so.
+        kept = None if model.lora.used else jnp.float32
+        pretrained = load_pretrained(model.path, dtype=kept, placing=functools.partial(_place, mesh))
+        if pretrained.tokenizer is None:
+            raise ValueError(f"config.model.path = {model.path!r} holds no tokenizer; save the model's own into it")
+    else:
+        pretrained = _new(model, settings.seed, task, mesh)
+    config = dataclasses.replace(
+        pretrained.model.config, embedding_dropout=model.dropout, residual_dropout=model.dropout
+    )
+    return pretrained._replace(model=pretrained.model.clone(config=config, dtype=dtype))
+
+
+def _flax_class(settings: RunSettings, task: Task, mesh: Mesh) -> Pretrained:
+    model, place = settings.model, "config.model.loader = 'flax'"
+    if not model.path:
+        raise ValueError(f"{place}: give config.model.path, a folder that a Flax class of transformers opens")
+    if model.lora.used or model.dropout:
+        setting = "lora" if model.lora.used else "dropout"
+        raise ValueError(
+            f"{place}: config.model.{setting} is of our decoder only; leave it out, or use loader 'decoder'"
+        )
+    try:
+        policy, params = load_flax_policy(model.path, dtype=_activation_dtype(model.dtype))
+    except ImportError as error:
+        raise ValueError(f"{place}: {error}") from error
+    tokenizer = load_tokenizer(model.path)
+    if len(tokenizer) > policy.config.vocab_size:
+        raise ValueError(
+            f"{model.path}: the tokenizer has {len(tokenizer)} entries, the embedding only {policy.config.vocab_size} "
+            "rows; use the tokenizer that the model was trained with"
+        )
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), flax.core.unfreeze(params))
+    return Pretrained(policy, jax.device_put(params, sharding.state_shardings(params, mesh)), tokenizer)
+
+
+LOADERS = {"decoder": _decoder, "flax": _flax_class}
+
+
+def _place(mesh: Mesh, path: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+    return sharding.state_shardings({path: jax.ShapeDtypeStruct(shape, jnp.float32)}, mesh)[path]
+
+
+def _new(model: ModelSettings, seed: int, task: Task, mesh: Mesh) -> Pretrained:
+    if not all(isinstance(row["prompt"], str) for row in (*task.demonstrations, *task.train)):
+        raise ValueError(
+            "config.model.path is empty, but the data have role lists: give a model whose tokenizer has a chat template"
+        )
+    texts = [row["prompt"] + row["completion"] for row in task.demonstrations]
+    texts += [row["prompt"] for row in task.train]
+    tokenizer = train_tokenizer(texts, model.vocab_size, alphabet=Alphabet.SEEN)
+    decoder = Decoder(
+        DecoderConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=model.hidden_size,
+            intermediate_size=model.intermediate_size,
+            num_layers=model.num_layers,
+            num_heads=model.num_heads,
+            num_kv_heads=model.num_kv_heads,
+            max_positions=model.max_positions,
+            tie_embeddings=True,
+        )
+    )
+    params = sharding.init_sharded(decoder.init, jax.random.key(seed), jnp.zeros((1, 1), jnp.int32), mesh=mesh)[
+        "params"
+    ]
+    return Pretrained(decoder, params, tokenizer)
+
+
+def end_tokens(tokenizer, names: tuple[str, ...]) -> tuple[int, ...]:
+    """The tokenizer's end token, and further tokens that end a completion.
+
+    Raises:
+      ValueError: a name that is no token of this tokenizer.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for name in names:
+        if name not in vocabulary:
+            raise ValueError(f"config.model.end_tokens: {name!r} is no token of the tokenizer")
+    return tuple(dict.fromkeys([tokenizer.eos_token_id, *(vocabulary[name] for name in names)]))
+
+
+def checksum(params: Params) -> int:
+    """All bits, read as integers and added modulo 2^32: the same on any mesh."""
+
+    def total(leaf: jax.Array) -> jax.Array:
+        words = jax.lax.bitcast_convert_type(leaf, {2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize])
+        return words.astype(jnp.uint32).sum(dtype=jnp.uint32)
+
+    return sum(int(total(leaf)) for leaf in jax.tree.leaves(params)) % 2**32
+
+
+def _activation_dtype(name: str):
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return lookup(DTYPES, name, "config.model.dtype")
