@@ -1,14 +1,16 @@
 """Completions of prompts: one prefill per prompt, then one loop that stops when every sequence has ended."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from gempi_jax.llm.packed import Given, Progress, run
 from gempi_jax.llm.sampling import Draw, Sampling, draw
 from gempi_jax.models.cache import init_cache
+from gempi_jax.models.prefill import prefill
 from gempi_jax.types import Array, Params
 
 
@@ -34,17 +36,6 @@ class Completions(NamedTuple):
         return positions < self.lengths[..., None]
 
 
-class _Loop(NamedTuple):
-    """What the decoding loop carries; buffers are time-major so that a step writes one contiguous slab."""
-
-    step: Int[Array, ""]
-    token: Int[Array, "G K"]
-    alive: Bool[Array, "G K"]
-    lengths: Int[Array, "G K"]
-    cache: Any
-    written: Draw
-
-
 def generate(
     model,
     params: Params,
@@ -62,6 +53,8 @@ def generate(
     pad_id: int = 0,
     stop_sequences: tuple[tuple[int, ...], ...] = (),
     group_ids: Int[Array, "G"] | None = None,
+    prefill_chunk: int | None = None,
+    shrink: tuple[int, ...] = (),
 ) -> Completions:
     """Samples ``num_samples`` completions of each prompt, with the log-probabilities of the sampler and of the model.
 
@@ -84,6 +77,9 @@ def generate(
       stop_sequences: token sequences that end a completion as soon as one is complete; they are counted.
       group_ids: what the randomness of each group is derived from, 0 ... G-1 by default.  Give the prompts' own
         indices when a batch is generated in parts.
+      prefill_chunk: tokens of each prompt that are read at a time; see :func:`gempi_jax.models.prefill`.
+      shrink: divisors of the batch, (2, 8) say: as soon as no more than half, then an eighth, of the sequences are
+        alive, those go on in a batch of that size.  For one device: sequences leave their groups' places.
 
     Returns:
       The completions.
@@ -91,38 +87,38 @@ def generate(
     Raises:
       ValueError: an argument out of its range.
     """
-    sampling = Sampling(temperature, top_k, top_p, min_p)
-    ends = _Ends(eos_id, stop_sequences)
+    sampling, ends = Sampling(temperature, top_k, top_p, min_p), _Ends(eos_id, stop_sequences)
     for name, value in (("num_samples", num_samples), ("max_new_tokens", max_new_tokens)):
         if value < 1:
             raise ValueError(f"generate: {name} is {value}; give at least 1")
+    if any(small <= large for small, large in zip(shrink, (1, *shrink), strict=False)):
+        raise ValueError(f"generate: shrink is {shrink}; give growing whole numbers above 1, such as (2, 8)")
     groups, steps = prompts.shape[0], max_new_tokens
     uniforms = _uniforms(key, jnp.arange(groups) if group_ids is None else group_ids, num_samples, steps)
 
     def apply(method, *args):
         return model.apply({"params": params}, *args, method=method)
 
-    def next_tokens(hidden, step):
+    def next_tokens(state: Progress, hidden, uniforms) -> Progress:
+        """Draws for ``state.step`` what the sequences that are still alive say, and ends those that ended."""
         logits = apply("logits", hidden)
-        return draw(jnp.broadcast_to(logits, (groups, num_samples, logits.shape[-1])), uniforms[step], sampling)
-
-    def record(state: _Loop, drawn: Draw) -> _Loop:
-        """Writes what the sequences that are still alive drew at ``state.step``, and ends those that ended."""
+        logits = jnp.broadcast_to(logits, (*state.token.shape, logits.shape[-1]))
+        drawn = draw(logits, uniforms[state.step], sampling)
         tokens = jnp.where(state.alive, drawn.tokens, pad_id)
         values = Draw(tokens, *(jnp.where(state.alive, x, 0.0) for x in drawn[1:]))
         written = jax.tree.map(lambda buffer, x: buffer.at[state.step].set(x), state.written, values)
         lengths = state.lengths + state.alive
         alive = state.alive & ~ends.reached(written.tokens, tokens, state.step)
-        return _Loop(state.step + 1, tokens, alive, lengths, state.cache, written)
+        return Progress(state.step + 1, tokens, alive, lengths, state.cache, written)
 
-    def advance(state: _Loop) -> _Loop:
-        hidden, cache = apply("decode", state.token, prefix, state.cache, state.step - 1)
-        return record(state._replace(cache=cache), next_tokens(hidden, state.step))
+    def advance(given: Given, state: Progress) -> Progress:
+        hidden, cache = apply("decode", state.token, given.prefix, state.cache, state.step - 1)
+        return next_tokens(state._replace(cache=cache), hidden, given.uniforms)
 
-    hidden, prefix = apply("prefill", prompts, prompt_lengths)
+    hidden, prefix = prefill(model, params, prompts, prompt_lengths, chunk=prefill_chunk)
     last = jnp.take_along_axis(hidden, jnp.maximum(prompt_lengths - 1, 0)[:, None, None], axis=1)
     shape = (groups, num_samples)
-    state = _Loop(
+    state = Progress(
         step=jnp.zeros((), jnp.int32),
         token=jnp.zeros(shape, jnp.int32),
         alive=jnp.ones(shape, bool),
@@ -134,8 +130,9 @@ def generate(
             jnp.zeros((steps, *shape), jnp.float32),
         ),
     )
-    state = record(state, next_tokens(last, state.step))
-    state = jax.lax.while_loop(lambda state: (state.step < steps) & state.alive.any(), advance, state)
+    state = next_tokens(state, last, uniforms)
+    sizes = tuple(size for size in (groups * num_samples // divisor for divisor in shrink) if size)
+    state = run(advance, Given(prefix, uniforms), state, steps, sizes)
     written = jax.tree.map(lambda buffer: jnp.moveaxis(buffer, 0, -1), state.written)
     return Completions(written.tokens, state.lengths, written.sampler_log_probs, written.model_log_probs)
 

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gempi_jax.llm.generate import generate
 from gempi_jax.llm.hf import load_pretrained
 from gempi_jax.llm.scoring import score
+from gempi_jax.models.cache import Prefix
 from gempi_jax.models.config import DecoderConfig
 from gempi_jax.models.decoder import Decoder
 
@@ -25,7 +26,10 @@ CONFIG = DecoderConfig(
     num_kv_heads=2,
     initializer_range=0.4,
 )
-GROUPS, SAMPLES, WIDTH, LENGTH, EOS = 8, 3, 7, 6, 2
+GROUPS, SAMPLES, WIDTH, LENGTH, EOS = 8, 3, 7, 6, (1, 2, 5, 6, 11)
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""Compiles in half the time programs that run once."""
+OPTIONS = {"max_new_tokens": LENGTH, "temperature": 0.7, "top_p": 0.9, "eos_id": EOS}
 LENGTHS = np.array([7, 3, 1, 5, 7, 2, 4, 6])
 
 
@@ -35,8 +39,8 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def params(model):
-    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+def params(model, random_params):
+    return random_params(model, scale=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +51,7 @@ def prompts():
 @pytest.fixture(scope="module")
 def sample(model):
     """One compiled sampler for all tests that can share it."""
-    return jax.jit(
-        functools.partial(
-            generate, model, num_samples=SAMPLES, max_new_tokens=LENGTH, temperature=0.7, top_p=0.9, eos_id=EOS
-        )
-    )
+    return quick_jit(functools.partial(generate, model, num_samples=SAMPLES, **OPTIONS))
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +65,15 @@ class Chain:
     config = CONFIG
     dtype = jnp.float32
 
-    def __init__(self, count=lambda: None):
+    def __init__(self, count=lambda shape: None):
         self.count = count
 
-    def apply(self, variables, *args, method):
+    def apply(self, variables, *args, method, **_):
         table = variables["params"]
         if method == "prefill":
-            return table[args[0]], None
+            return table[args[0]], Prefix((), args[1])
         if method == "decode":
-            jax.debug.callback(self.count)
+            jax.debug.callback(functools.partial(self.count, args[0].shape))
             return table[args[0]], args[2]
         return args[0]
 
@@ -86,23 +86,25 @@ def chain_table(arrows, size=6):
     return jnp.asarray(table)
 
 
-def follow(table, prompts, count=lambda: None, **options):
+def follow(table, prompts, count=lambda shape: None, **options):
     """Completions of one-token prompts under a chain."""
     options = {"num_samples": 2, "max_new_tokens": 5, "eos_id": 5} | options
-    run = jax.jit(functools.partial(generate, Chain(count), **options))
+    run = quick_jit(functools.partial(generate, Chain(count), **options))
     prompts = jnp.asarray(prompts)[:, None]
     return jax.block_until_ready(run(table, prompts, jnp.ones(len(prompts), jnp.int32), jax.random.key(0)))
 
 
 def test_greedy_tokens_are_the_argmax_of_the_full_forward_pass(model, params, prompts):
-    run = jax.jit(functools.partial(generate, model, num_samples=1, max_new_tokens=LENGTH, temperature=0.0, eos_id=EOS))
+    run = quick_jit(
+        functools.partial(generate, model, num_samples=1, max_new_tokens=LENGTH, temperature=0.0, eos_id=EOS)
+    )
     got = run(params, prompts, LENGTHS, jax.random.key(0))
-    forward = jax.jit(lambda tokens: model.apply({"params": params}, tokens))
+    forward = quick_jit(lambda tokens: model.apply({"params": params}, tokens))
     for group, length in enumerate(LENGTHS):
         tokens = np.zeros((1, WIDTH + LENGTH), np.int32)
         tokens[0, :length] = prompts[group, :length]
         expected = []
-        while len(expected) < LENGTH and EOS not in expected:
+        while len(expected) < LENGTH and not set(EOS) & set(expected):
             expected.append(int(forward(tokens)[0, length + len(expected) - 1].argmax()))
             tokens[0, length + len(expected) - 1] = expected[-1]
         assert got.lengths[group, 0] == len(expected)
@@ -111,7 +113,7 @@ def test_greedy_tokens_are_the_argmax_of_the_full_forward_pass(model, params, pr
 
 
 def test_model_log_probs_are_those_of_scoring(model, params, prompts, completions):
-    scores = jax.jit(functools.partial(score, model))(params, prompts, LENGTHS, completions.tokens, completions.mask)
+    scores = quick_jit(functools.partial(score, model))(params, prompts, LENGTHS, completions.tokens, completions.mask)
     np.testing.assert_allclose(completions.model_log_probs, scores.log_probs, atol=1e-5)
     assert (completions.sampler_log_probs != completions.model_log_probs).any()
 
@@ -123,7 +125,8 @@ def test_after_the_end_there_is_padding_without_log_probs(completions):
         np.testing.assert_array_equal(np.asarray(values)[~mask], 0)
     last = np.take_along_axis(np.asarray(completions.tokens), np.asarray(completions.lengths)[..., None] - 1, -1)
     ended = np.asarray(completions.lengths) < LENGTH
-    np.testing.assert_array_equal(last[..., 0][ended], EOS)
+    assert set(last[..., 0][ended].tolist()) <= set(EOS)
+    assert not set(np.asarray(completions.tokens)[..., :-1][mask[..., 1:]].tolist()) & set(EOS)
 
 
 def test_a_sharded_batch_gets_the_same_tokens(sample, params, prompts, completions):
@@ -145,11 +148,7 @@ def test_tokens_follow_their_group_id_not_their_row(sample, params, prompts, com
 
 def test_more_samples_and_no_padding_leave_the_others_alone(model, params, prompts, completions):
     group = 3
-    run = jax.jit(
-        functools.partial(
-            generate, model, num_samples=SAMPLES + 2, max_new_tokens=LENGTH, temperature=0.7, top_p=0.9, eos_id=EOS
-        )
-    )
+    run = quick_jit(functools.partial(generate, model, num_samples=SAMPLES + 2, **OPTIONS))
     width = LENGTHS[group]
     got = run(
         params,
@@ -161,6 +160,17 @@ def test_more_samples_and_no_padding_leave_the_others_alone(model, params, promp
     np.testing.assert_array_equal(got.tokens[0, :SAMPLES], completions.tokens[group])
     np.testing.assert_allclose(got.model_log_probs[0, :SAMPLES], completions.model_log_probs[group], atol=1e-5)
     assert (got.tokens[0, SAMPLES:] != completions.tokens[group, :2]).any()
+
+
+def test_chunks_of_prompts_and_smaller_batches_leave_the_samples_alone(model, params, prompts, completions):
+    # 24 sequences, of which those alive go on in batches of 12 and then of 8, each for at least one step.
+    alive = [(np.asarray(completions.lengths) > step).sum() for step in range(1, LENGTH)]
+    assert 0 < alive[-1] <= 8 < alive[-2] <= 12 < alive[0]
+    options = OPTIONS | {"num_samples": SAMPLES, "prefill_chunk": 3, "shrink": (2, 3)}
+    got = quick_jit(functools.partial(generate, model, **options))(params, prompts, LENGTHS, jax.random.key(5))
+    np.testing.assert_array_equal(got.tokens, completions.tokens)
+    np.testing.assert_array_equal(got.lengths, completions.lengths)
+    chex.assert_trees_all_close(got[2:], completions[2:], atol=1e-5)
 
 
 def test_another_key_draws_other_tokens(sample, params, prompts, completions):
@@ -207,11 +217,22 @@ def test_one_trace_per_shape():
 def test_the_loop_stops_with_the_last_sequence():
     calls = []
     table = chain_table({0: 1, 1: 5, 3: 5, 5: 5})
-    got = follow(table, [0, 3], count=lambda: calls.append(1), max_new_tokens=50)
+    got = follow(table, [0, 3], count=calls.append, max_new_tokens=50)
     jax.effects_barrier()
     # 0 -> 1, 5: the first token comes from the prefill, the second from one decoding step.
     assert len(calls) == 1
     np.testing.assert_array_equal(got.lengths, [[2, 2], [1, 1]])
+
+
+def test_sequences_that_have_ended_are_dropped():
+    # Prompts 0 ... 3 with two samples each run for 5, 4, 3 and 2 tokens.
+    table, calls = chain_table({0: 1, 1: 2, 2: 3, 3: 4, 4: 5}), []
+    got = follow(table, [0, 1, 2, 3], count=calls.append, max_new_tokens=9, shrink=(2, 4))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(got.lengths, np.array([[5, 4, 3, 2]] * 2).T)
+    np.testing.assert_array_equal(got.tokens[1, :, :4], [[2, 3, 4, 5]] * 2)
+    # 8 sequences until the third token, when 4 are alive, then 4 until 2 are, and those to their end.
+    assert calls == [(4, 2), (4, 2), (4, 1), (2, 1)]
 
 
 def test_the_end_token_counts_and_may_be_the_padding():
@@ -239,7 +260,7 @@ def test_stop_sequences_end_where_they_are_complete_and_never_reach_into_the_pro
 
 
 def test_sampled_first_tokens_have_the_frequencies_of_the_model(model, params, prompts):
-    run = jax.jit(functools.partial(generate, model, num_samples=4000, max_new_tokens=1, eos_id=EOS))
+    run = quick_jit(functools.partial(generate, model, num_samples=4000, max_new_tokens=1, eos_id=EOS))
     got = run(params, prompts[:1], LENGTHS[:1], jax.random.key(2))
     logits = model.apply({"params": params}, prompts[:1])[0, LENGTHS[0] - 1]
     expected = 4000 * np.asarray(jax.nn.softmax(logits), np.float64)
@@ -249,6 +270,19 @@ def test_sampled_first_tokens_have_the_frequencies_of_the_model(model, params, p
     # The 0.9999 quantile of chi-square is below d + 4 sqrt(2 d) + 11 for these d.
     degrees = common.sum()
     assert statistic < degrees + 4 * np.sqrt(2 * degrees) + 11
+
+
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 0.01}, {"min_p": 1.0}])
+def test_truncation_to_one_token_leaves_the_most_probable(options):
+    table = jax.random.normal(jax.random.key(3), (6, 6))
+    got = follow(table, [0, 3], eos_id=9, num_samples=8, max_new_tokens=2, **options)
+    first = np.asarray(table)[[0, 3]].argmax(-1)
+    second = np.asarray(table)[first].argmax(-1)
+    np.testing.assert_array_equal(got.tokens, np.broadcast_to(np.stack([first, second], -1)[:, None], (2, 8, 2)))
+    # What sampled had no choice; the model had.
+    np.testing.assert_allclose(got.sampler_log_probs, 0.0, atol=1e-6)
+    expected = jax.nn.log_softmax(table)[jnp.array([0, 3]), first]
+    np.testing.assert_allclose(got.model_log_probs[:, 0, 0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +295,8 @@ def test_sampled_first_tokens_have_the_frequencies_of_the_model(model, params, p
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"num_samples": 0}, "num_samples is 0"),
         ({"stop_sequences": ((),)}, "empty sequence"),
+        ({"shrink": (4, 2)}, r"shrink is \(4, 2\); give growing"),
+        ({"shrink": (1,)}, "give growing whole numbers above 1"),
     ],
 )
 def test_bad_arguments_are_named(options, message):
@@ -279,7 +315,9 @@ def test_greedy_stories_are_those_of_transformers_in_pytorch(shared_data):
     lengths = np.array([5, 9])
     prompts = generator.integers(3, ours.model.config.vocab_size, (2, 9)).astype(np.int32)
     prompts[:, 0] = 1
-    run = jax.jit(functools.partial(generate, ours.model, num_samples=1, max_new_tokens=40, temperature=0.0, eos_id=2))
+    run = quick_jit(
+        functools.partial(generate, ours.model, num_samples=1, max_new_tokens=40, temperature=0.0, eos_id=2)
+    )
     got = run(ours.params, prompts, lengths, jax.random.key(0))
     for row, length in enumerate(lengths):
         with torch.no_grad():
