@@ -1,6 +1,6 @@
 """Tokens per CPU second of generation, beside transformers' PyTorch ``generate`` in the same run.
 
-    taskset -c 0 env OMP_NUM_THREADS=1 python -m experiments.benchmarks.generation [tiny 0.107M 5.0M]
+    taskset -c 0 env OMP_NUM_THREADS=1 python -m experiments.benchmarks.generation [tiny 0.107M 5.0M 39.6M]
 
 Both sides sample at temperature 1 to the full length (no end token) from random Llamas of one shape, 16 prompts of 32
 tokens and 64 new ones; ``tiny`` is the arithmetic job's rollout, 128 prompts of 28 tokens with 8 samples of 14.
@@ -36,6 +36,7 @@ CASES = {
     "tiny": Case(150, 128, 2, 4, groups=128, samples=8, prompt=28, new=14),
     "0.107M": Case(512, 64, 2, 4, groups=16, samples=1, prompt=32, new=64),
     "5.0M": Case(8192, 256, 4, 4, groups=16, samples=1, prompt=32, new=64),
+    "39.6M": Case(32000, 512, 8, 8, groups=16, samples=1, prompt=32, new=64),
 }
 REPETITIONS = 5
 
