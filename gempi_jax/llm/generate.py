@@ -79,7 +79,7 @@ def generate(
         indices when a batch is generated in parts.
       prefill_chunk: tokens of each prompt that are read at a time; see :func:`gempi_jax.models.prefill`.
       shrink: divisors of the batch, (2, 8) say: as soon as no more than half, then an eighth, of the sequences are
-        alive, those go on in a batch of that size.  For one device: sequences leave their groups' places.
+        alive, those go on in a batch of that size; see :func:`gempi_jax.llm.packed.run` for what it costs.
 
     Returns:
       The completions.

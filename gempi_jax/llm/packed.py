@@ -42,6 +42,11 @@ def run(
     As soon as no more than ``sizes[0]`` sequences are alive they go on by themselves, each as a group of its own with
     a copy of its prompt's keys, until no more than ``sizes[1]`` are, and so on.  XLA compiles a loop for every size.
 
+    The price is that samples no longer share a prompt: measure before use.  On one CPU core, with 256 prompts of 28
+    tokens, 4 samples each, two layers of width 128 and 16 of at most 64 tokens on average, sizes of a half and an
+    eighth changed nothing (2.6 to 2.7 s against 2.5 to 3.3 s) and took 9 s more to compile.  For one device: sequences
+    leave their groups' places, so a batch on several devices would be exchanged between them.
+
     Args:
       advance: one step.
       given: read at each step.
