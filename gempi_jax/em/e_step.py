@@ -63,7 +63,11 @@ def _clean(samples: Samples, axis_name: AxisName) -> _Batch:
     anchors = jnp.where(where[None], samples.anchor_log_probs, 0.0).astype(jnp.float32)
     number = reductions.count(where, axis_name=axis_name).astype(jnp.float32)
     invalid = reductions.count(given & ~usable, axis_name=axis_name).astype(jnp.float32)
-    return _Batch(advantages, mixture.anchor_log_ratios(anchors, sampler), where, number, invalid)
+    ratios = mixture.anchor_log_ratios(anchors, sampler)
+    # Materialised: the many sums that follow would clean the samples again in each.  The counts stay out of it, since
+    # a barrier makes what is equal on all devices as local as its other operands.
+    advantages, ratios, where = jax.lax.optimization_barrier((advantages, ratios, where))
+    return _Batch(advantages, ratios, where, number, invalid)
 
 
 def _budgets(spec: GempiSpec) -> Float[Array, "m"]:
@@ -160,8 +164,7 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
       ValueError: where shapes disagree.
     """
     _check(spec, samples)
-    # Materialised, as further down: the many sums that follow would clean the samples again in each.
-    batch = jax.lax.optimization_barrier(_clean(samples, axis_name))
+    batch = _clean(samples, axis_name)
     selected = _filter(spec, reductions.detach(duals), batch, samples.tie_break, axis_name)
     coefficients, solution = _coefficients(spec, duals, batch, selected, axis_name)
     log_weights = _log_weights(spec, batch, reductions.detach(coefficients), selected, axis_name)

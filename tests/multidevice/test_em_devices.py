@@ -1,5 +1,6 @@
 """One device, 2 and 8: jit over sharded arrays, shard_map and legacy pmap give the same E-step, selection and duals."""
 
+import inspect
 import warnings
 
 import jax
@@ -47,12 +48,12 @@ DUALS = {"temperature": jnp.array([0.6, 0.9])}
 def run(spec, axis_name=None):
     """The target and the gradient of its dual."""
 
-    def both(duals, batch):
+    def both(batch):
         def loss(duals):
             target = em.e_step(spec, duals, batch, axis_name=axis_name)
             return target.dual_loss, target
 
-        gradient, target = jax.grad(loss, has_aux=True)(duals)
+        gradient, target = jax.grad(loss, has_aux=True)(DUALS)
         return target.weights, {"dual": target.dual_loss, "gradient": gradient, "metrics": target.metrics}
 
     return both
@@ -66,7 +67,7 @@ def compare(found, expected):
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    return {name: jax.jit(run(spec))(DUALS, samples()) for name, spec in SPECS.items()}
+    return {name: jax.jit(run(spec), compiler_options=FAST)(samples()) for name, spec in SPECS.items()}
 
 
 def mesh(devices):
@@ -74,44 +75,103 @@ def mesh(devices):
 
 
 LAYOUT = Samples(P("data"), P("data"), P(None, "data"), P("data"), P("data"))
+# Tiny arrays: compiling is all that these tests cost.
+FAST = {"xla_backend_optimization_level": 0}
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-@pytest.mark.parametrize("name", SPECS)
-def test_jit_over_sharded_arrays(name, devices, on_one_device):
+def by_jit(function, devices):
+    """Plain jit over sharded arrays: no axis is named."""
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh(devices), spec), LAYOUT)
-    batch = jax.tree.map(jax.device_put, samples(), shardings)
-    compare(jax.jit(run(SPECS[name]))(DUALS, batch), on_one_device[name])
+    return jax.jit(function(None), compiler_options=FAST)(jax.tree.map(jax.device_put, samples(), shardings))
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
-@pytest.mark.parametrize("name", SPECS)
-def test_shard_map(name, devices, on_one_device):
-    mapped = jax.shard_map(
-        run(SPECS[name], "data"), mesh=mesh(devices), in_specs=(P(), LAYOUT), out_specs=(P("data"), P())
-    )
-    compare(jax.jit(mapped)(DUALS, samples()), on_one_device[name])
+def by_shard_map(function, devices):
+    mapped = jax.shard_map(function("data"), mesh=mesh(devices), in_specs=(LAYOUT,), out_specs=(P("data"), P()))
+    return jax.jit(mapped, compiler_options=FAST)(samples())
 
 
-@pytest.mark.parametrize("name", ["vmpo", "at_dar_by_group"])
-def test_legacy_pmap(name, on_one_device):
-    devices = 8
-    batch = samples()
-    split = Samples(
-        *(
-            None if x is None else np.stack(np.split(x, devices, axis=1 if field == "anchor_log_probs" else 0))
-            for field, x in batch._asdict().items()
-        )
-    )
+def by_pmap(function, devices):
+    split = {
+        field: np.stack(np.split(x, devices, axis=1 if field == "anchor_log_probs" else 0))
+        for field, x in samples()._asdict().items()
+    }
     with warnings.catch_warnings():
         # jax announces the end of pmap; until then its users get the same numbers.
         warnings.simplefilter("ignore", DeprecationWarning)
-        mapped = jax.pmap(
-            run(SPECS[name], "data"), axis_name="data", in_axes=(None, 0), devices=jax.devices()[:devices]
-        )
-        weights, rest = mapped(DUALS, split)
-    for device in (0, devices - 1):
-        compare((weights.reshape(SHAPE), jax.tree.map(lambda x, d=device: x[d], rest)), on_one_device[name])
+        mapped = jax.pmap(function("data"), axis_name="data", devices=jax.devices()[:devices])
+        of_samples, of_batch = mapped(Samples(**split))
+    for leaf in jax.tree.leaves(of_batch):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(np.asarray(leaf)[:1], leaf.shape))
+    return jax.tree.map(lambda x: x.reshape(SHAPE), of_samples), jax.tree.map(lambda x: x[0], of_batch)
+
+
+WAYS = {"jit": by_jit, "shard_map": by_shard_map, "pmap": by_pmap}
+
+
+def everything(axis_name):
+    """Every public function of ``em`` that takes ``axis_name``: what is per sample, and what is of the whole batch."""
+
+    def outputs(batch):
+        coefficients, budgets = jnp.array([0.6, 0.9]), jnp.array([0.1, 0.1])
+        mixed = (numerics.CHI_SQUARED, numerics.KL)
+        options = {"where": batch.mask, "axis_name": axis_name}
+        ratios = em.anchor_log_ratios(batch.anchor_log_probs, batch.sampler_log_probs)
+        log_weights = em.mixture.log_weights_from_ratios(batch.advantages, ratios, coefficients)
+        weights = em.normalize_weights(log_weights, **options)
+        selected = em.top_k_mask(batch.advantages, 0.5, tie_break=batch.tie_break, **options)
+        general = em.target_log_weights(batch.advantages, ratios, coefficients, mixed, **options)
+        target = em.e_step(SPECS["vmpo"], DUALS, batch, axis_name=axis_name)
+        of_samples = {
+            "normalize_weights": weights,
+            "top_k_mask": selected.astype(jnp.float32),
+            "target_log_weights": jnp.exp(general),
+            "e_step": target.weights,
+        }
+        of_batch = {
+            "log_partition": em.log_partition(log_weights, **options),
+            "effective_sample_size": em.effective_sample_size(weights, **options),
+            "chi_squared": em.chi_squared(weights, **options),
+            "weights_entropy": em.weights_entropy(weights, **options),
+            "log_partition_bias": em.log_partition_bias(weights, **options),
+            "truncation_mass": em.truncation_mass(log_weights, selected, **options),
+            "anchor_kl": em.anchor_kl(log_weights, ratios, **options),
+            "sampled_divergences": em.sampled_divergences(general, ratios, mixed, **options),
+            "temperature_dual": em.temperature_dual(coefficients, budgets, batch.advantages, ratios, **options),
+            "solve_temperature": em.solve_temperature(budgets, batch.advantages, ratios, **options),
+            "e_step": (target.dual_loss, target.metrics),
+        }
+        return of_samples, of_batch
+
+    return outputs
+
+
+def test_no_public_function_is_left_out():
+    takes = {
+        name
+        for name in em.__all__
+        if inspect.isfunction(getattr(em, name)) and "axis_name" in inspect.signature(getattr(em, name)).parameters
+    }
+    of_samples, of_batch = jax.eval_shape(everything(None), samples())
+    assert takes == set(of_samples) | set(of_batch)
+
+
+@pytest.fixture(scope="module")
+def undivided():
+    return jax.jit(everything(None), compiler_options=FAST)(samples())
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_function(way, devices, undivided):
+    found = WAYS[way](everything, devices)
+    np.testing.assert_array_equal(found[0]["top_k_mask"], undivided[0]["top_k_mask"])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-5), found, undivided)
+
+
+@pytest.mark.parametrize("way", ["jit", "shard_map"])
+@pytest.mark.parametrize("name", SPECS)
+def test_e_step_and_gradient_of_the_dual(name, way, on_one_device):
+    compare(WAYS[way](lambda axis_name: run(SPECS[name], axis_name), 8), on_one_device[name])
 
 
 @pytest.mark.parametrize("devices", [2, 8])
