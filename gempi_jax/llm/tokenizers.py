@@ -119,6 +119,20 @@ def load_tokenizer(path: str | pathlib.Path) -> PreTrainedTokenizerBase:
       FileNotFoundError: no such folder, or no tokenizer in it.
       ValueError: files that cannot be read, or a tokenizer without an end token.
     """
+    tokenizer = open_tokenizer(path)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"load_tokenizer: the tokenizer at {path} has no end token, so no completion could ever end. Name one of "
+            'its tokens in tokenizer_config.json: "eos_token": "</s>".'
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        _say_pad_is_eos(str(path), tokenizer.eos_token)
+    return tokenizer
+
+
+def open_tokenizer(path: str | pathlib.Path) -> PreTrainedTokenizerBase:
+    """As :func:`load_tokenizer`, for models that never end a text: what the files say, without pad or end."""
     folder = pathlib.Path(path).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in _FILES):
@@ -130,16 +144,7 @@ def load_tokenizer(path: str | pathlib.Path) -> PreTrainedTokenizerBase:
         raise FileNotFoundError(
             f"load_tokenizer: there is no folder {folder}; give the folder that holds tokenizer.json."
         )
-    tokenizer = _open(str(folder) if folder.is_dir() else str(path), is_folder=folder.is_dir())
-    if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"load_tokenizer: the tokenizer at {path} has no end token, so no completion could ever end. Name one of "
-            'its tokens in tokenizer_config.json: "eos_token": "</s>".'
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-        _say_pad_is_eos(str(path), tokenizer.eos_token)
-    return tokenizer
+    return _open(str(folder) if folder.is_dir() else str(path), is_folder=folder.is_dir())
 
 
 def _open(name: str, *, is_folder: bool) -> PreTrainedTokenizerBase:

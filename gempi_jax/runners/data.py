@@ -130,6 +130,10 @@ class Source:
             "completions/clipped_ratio": float(1.0 - self.ended(completions).mean()),
         }
         metrics |= {f"rewards/{name}/mean": _mean(values) for name, values in result.by_name.items()}
+        # Of classifiers: texts that lost tokens since the run began.
+        for spec in self._rewards:
+            if hasattr(spec.function, "num_truncated"):
+                metrics[f"rewards/{spec.name}/num_truncated"] = float(spec.function.num_truncated)
         return Rewarded(rewards, bool(result.finite.all()), metrics)
 
     def texts(self, completions: Completions) -> list[str]:

@@ -1,10 +1,15 @@
 """What a run learns from and is judged by: rows with TRL's columns, and reward functions."""
 
 import re
+import urllib.parse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gempi_jax.llm import datasets, rewards, synthetic
+import jax
+
+from gempi_jax.llm import conversions, datasets, rewards, synthetic
+from gempi_jax.llm.columns import DataError, check_row
+from gempi_jax.llm.rewards import classifier
 from gempi_jax.llm.stories import story_rows
 from gempi_jax.runners.build import lookup
 from gempi_jax.runners.settings import DataSettings, RunSettings
@@ -49,14 +54,30 @@ def jsonl(data: DataSettings, seed: int) -> Task:
     for place, path in (("data.train_path", data.train_path), ("data.heldout_path", data.heldout_path)):
         if not path:
             raise ValueError(f"config.{place} is empty: give the path of a JSONL file")
-    train = datasets.load_rows(data.train_path, columns=data.columns)
-    heldout = datasets.load_rows(data.heldout_path, columns=data.columns)
-    demonstrations = [row for row in train if "completion" in row]
+    # A row's prompt may be in its messages; which rows have neither is said below.
+    # A row's prompt may be in its messages.
+    train = datasets.load_rows(data.train_path, columns=data.columns, required=())
+    heldout = datasets.load_rows(data.heldout_path, columns=data.columns, required=())
+    # Whole conversations are learnt from with all turns of the assistant, and asked for the last one.
+    asked = [_asked(row, f"{data.train_path}, row {index}") for index, row in enumerate(train)]
+    demonstrations = [{**row, **given} for row, given in zip(train, asked, strict=True) if "completion" in given]
     return Task(
         demonstrations[: data.num_demonstrations or None],
-        train[: data.num_train or None],
-        heldout[: data.num_heldout or None],
+        asked[: data.num_train or None],
+        [_asked(row, f"{data.heldout_path}, row {i}") for i, row in enumerate(heldout[: data.num_heldout or None])],
     )
+
+
+def _asked(row: Row, where: str) -> Row:
+    """A row with a prompt: of a whole conversation, all before the assistant's last turn."""
+    if "prompt" in row or "messages" not in row:
+        check_row(row, ("prompt",), where)
+        return row
+    try:
+        row = conversions.to_prompt_completion(row)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return {**row, "completion": row["completion"][0]["content"]}
 
 
 TASKS: dict[str, Callable[[DataSettings, int], Task]] = {"arithmetic": arithmetic, "stories": stories, "jsonl": jsonl}
@@ -82,13 +103,39 @@ def load_task(settings: RunSettings) -> Task:
     return Task(*([template(row) for row in rows] for rows in task))
 
 
+CLASSIFIER = "classifier:"
+SCORES = {"logit": classifier.logit, "log_prob": classifier.log_prob, "prob": classifier.prob}
+TEXTS = {"both": classifier.prompt_and_completion, "completion": classifier.completion_alone}
+
+
 def load_rewards(settings: RunSettings) -> list[rewards.RewardSpec]:
-    """The reward functions by name, or by ``package.module:function`` or ``file.py:function``."""
-    specs = []
-    for name, weight in settings.rewards.items():
-        if re.search(r":\w+$", name):
-            function = rewards.load_reward(name)
-        else:
-            function = lookup(REWARDS, name, "config.rewards")
-        specs.append(rewards.RewardSpec(name, function, weight))
-    return specs
+    """The reward functions by name, by ``package.module:function`` or ``file.py:function``, or of a classifier."""
+    return [rewards.RewardSpec(name, _reward(name), weight) for name, weight in settings.rewards.items()]
+
+
+def _reward(name: str) -> Callable[..., list[float | None]]:
+    if name.startswith(CLASSIFIER):
+        return _classifier(name)
+    if re.search(r":\w+$", name):
+        return rewards.load_reward(name)
+    return lookup(REWARDS, name, "config.rewards")
+
+
+def _classifier(name: str) -> Callable[..., list[float | None]]:
+    """The reward that ``classifier:FOLDER?label=NAME&score=logit&text=both&max_length=128`` describes."""
+    folder, _, query = name.removeprefix(CLASSIFIER).partition("?")
+    place = f"config.rewards[{name!r}]"
+    options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    for option in options:
+        lookup(dict.fromkeys(("label", "score", "text", "max_length")), option, place)
+    length = options.get("max_length")
+    if length is not None and not length.isdecimal():
+        raise ValueError(f"{place}: max_length = {length!r} is no whole number")
+    return rewards.sequence_classifier(
+        folder,
+        label=options.get("label"),
+        score=lookup(SCORES, options.get("score", "logit"), f"{place}: score"),
+        text=lookup(TEXTS, options.get("text", "both"), f"{place}: text"),
+        max_length=None if length is None else int(length),
+        compiled=jax.jit,
+    )

@@ -48,9 +48,9 @@ def test_a_run_leaves_everything_that_it_promises(reference, rows):
     assert "<script src" not in (reference / "report.html").read_text()
 
 
-def test_the_export_opens_in_transformers_and_writes_the_same_tokens(reference):
+def test_the_export_opens_in_transformers_and_a_pipeline_writes_the_same_tokens(reference):
     torch = pytest.importorskip("torch")
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
     export = reference / "export"
     tokenizer, model = AutoTokenizer.from_pretrained(export), AutoModelForCausalLM.from_pretrained(export)
@@ -58,11 +58,14 @@ def test_the_export_opens_in_transformers_and_writes_the_same_tokens(reference):
     samples = [json.loads(line) for line in (reference / "samples.jsonl").read_text().splitlines()]
     last = [row for row in samples if row["phase"] == "rl" and row["when"] == "after"]
     assert last
+    write = pipeline("text-generation", model=str(export), device="cpu")
     for row in last:
         ids = tokenizer(row["prompt"], return_tensors="pt")["input_ids"]
         with torch.no_grad():
             out = model.generate(ids, do_sample=False, max_new_tokens=21, pad_token_id=tokenizer.pad_token_id)
         assert tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True) == row["completion"]
+        (written,) = write(row["prompt"], do_sample=False, max_new_tokens=21, return_full_text=False)
+        assert written["generated_text"] == row["completion"]
 
 
 @pytest.mark.parametrize("row", [0, 3, 6])

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gempi_jax.llm.chat import encode_conversation, render_completion, render_prompt
+from gempi_jax.llm.chat import encode_conversation, encode_turns, render_completion, render_prompt
 from gempi_jax.llm.columns import DataError
-from gempi_jax.llm.packing import encode_completions, encode_prompts
+from gempi_jax.llm.packing import TooLong, encode_completions, encode_demonstrations, encode_prompts
 from gempi_jax.llm.tokenizers import train_tokenizer
 
 # In the manner of ChatML: every turn ends in the end token and a line break.
@@ -106,3 +106,49 @@ def test_what_has_no_meaning_is_named():
         render_prompt(tokenizer("{{ raise_exception('no system') }}"), turns("hi"))
     with pytest.raises(DataError, match="a completion is a role list, but its prompt is not"):
         encode_completions(tokenizer(CHATML), [turns("no", first="assistant")], 64, prompts=["hi"])
+
+
+def test_turns_by_hand():
+    chat, messages = tokenizer(CHATML), turns("hi", "good day", "and", "no", "bye")
+    for num_given, prompt, rest, learnt in [
+        (0, "[user]hi<eos>\n[assistant]", "good day<eos>\n[user]and<eos>\n[assistant]no<eos>", "good day<eos>no<eos>"),
+        (1, "[user]hi<eos>\n[assistant]good day<eos>\n[user]and<eos>\n[assistant]", "no<eos>", "no<eos>"),
+    ]:
+        cut = encode_turns(chat, messages, num_given=num_given)
+        assert TOKENIZER.decode(cut.prompt) == prompt
+        assert TOKENIZER.decode(cut.completion) == rest
+        assert TOKENIZER.decode([t for t, mine in zip(cut.completion, cut.learnt, strict=True) if mine]) == learnt
+    with pytest.raises(DataError, match=r"2 turns of the assistant have tokens and 2 belong to the prompt"):
+        encode_turns(chat, messages, num_given=2)
+
+
+def test_demonstrations_of_every_form_learn_what_the_assistant_says():
+    chat, messages = tokenizer(CHATML), turns("hi", "good day", "and", "no")
+    rows = [
+        {"messages": messages},
+        {"prompt": messages[:1], "completion": messages[1:]},
+        {"prompt": messages[:3], "completion": messages[3:]},
+        {"prompt": "hi", "completion": "no"},
+    ]
+    found = encode_demonstrations(chat, rows, 64, 64)
+    learnt = [
+        TOKENIZER.decode([t for t, mine in zip(tokens, mask, strict=True) if mine])
+        for tokens, mask in zip(found.completions, found.learnt, strict=True)
+    ]
+    assert learnt == ["good day<eos>no<eos>", "good day<eos>no<eos>", "no<eos>", "no<eos>"]
+    assert found.prompts[0] == found.prompts[1] == encode_prompts(chat, [messages[:1]], 64).tokens[0]
+    assert found.completions[2] == encode_completions(chat, [messages[3:]], 64, prompts=[messages[:3]]).tokens[0]
+
+
+def test_long_conversations_are_dropped_or_cut_with_their_mask():
+    chat = tokenizer(CHATML)
+    rows = [{"messages": turns("hi", "no")}, {"messages": turns("hi", "good day", "and", "no")}]
+    short = encode_demonstrations(chat, rows[:1], 64, 64)
+    size = len(short.completions[0])
+    dropped = encode_demonstrations(chat, rows, 64, size)
+    assert (dropped.kept.tolist(), dropped.num_dropped, dropped.num_truncated) == ([0], 1, 0)
+    cut = encode_demonstrations(chat, rows, 64, size, long_completions=TooLong.TRUNCATE)
+    assert (cut.kept.tolist(), cut.num_dropped, cut.num_truncated) == ([0, 1], 0, 1)
+    assert [len(tokens) for tokens in cut.completions] == [len(mask) for mask in cut.learnt] == [size, size]
+    with pytest.raises(ValueError, match=r"1 of 2 completions are longer"):
+        encode_demonstrations(chat, rows, 64, size, long_completions=TooLong.ERROR)

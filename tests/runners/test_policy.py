@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gempi_jax.llm.hf import Pretrained
 from gempi_jax.models import Adapted, Decoder, DecoderConfig, LoRA, gelu_tanh
@@ -41,4 +40,3 @@ def test_a_checksum_is_the_same_on_any_mesh():
     mesh = sharding.make_mesh({"fsdp": 4})
     spread = jax.device_put(params, sharding.batch_sharding(mesh))
     assert checksum(spread) == checksum(params)
-    assert checksum({"kernel": np.asarray(params["kernel"])}) == checksum(params)

@@ -72,6 +72,19 @@ def test_decoder_rules_place_every_copy_of_a_parameter_alike():
     assert {spec for path, spec in found.items() if "down_proj/bias" not in path} == {P()}
 
 
+def test_adapters_are_split_where_their_kernels_are():
+    adapter = {"a": jnp.zeros((16, 2)), "b": jnp.zeros((2, 16))}
+    tree = {"layers_0": {"attention": {"v_proj": adapter, "o_proj": adapter}, "mlp": {"down_proj": adapter}}}
+    found = specs(sharding.state_shardings(tree, sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})))
+    # a has the kernel's rows, b its columns; the rank is never split.
+    for path, a, b in [
+        ("attention/v_proj", P("fsdp"), P(None, "tensor")),
+        ("attention/o_proj", P("tensor"), P(None, "fsdp")),
+        ("mlp/down_proj", P("tensor"), P(None, "fsdp")),
+    ]:
+        assert (found[f"layers_0/{path}/a"], found[f"layers_0/{path}/b"]) == (a, b)
+
+
 def test_parameters_are_born_sharded_and_the_numbers_do_not_depend_on_the_mesh():
     key = jax.random.key(3)
     one = sharding.init_sharded(init, key, mesh=sharding.make_mesh({}))

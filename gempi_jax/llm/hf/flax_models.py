@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from gempi_jax.llm.hf.config import read_json
 from gempi_jax.llm.hf.fields import LARGEST, MOST_LAYERS, Fields
-from gempi_jax.llm.hf.weights import FLAX, INDEX, SINGLE
+from gempi_jax.llm.hf.weights import FLAX, SINGLE
 from gempi_jax.models import Cache, DecoderConfig, KeyValue, Prefix
 from gempi_jax.types import Array, Params
 
@@ -161,12 +161,10 @@ def open_flax(opener: str, path: str | pathlib.Path, *, dtype: Any = jnp.float32
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; give a model folder")
     _check_config(folder / "config.json")
-    if not any((folder / name).is_file() for name in (FLAX, SINGLE, INDEX)):
-        raise FileNotFoundError(f"{folder} holds no weights: none of {FLAX}, {SINGLE} and {INDEX} is there")
+    if not any((folder / name).is_file() for name in (*_FLAX_FILES, SINGLE)):
+        raise FileNotFoundError(f"{folder} holds no weights: none of {', '.join(_FLAX_FILES)} and {SINGLE} is there")
     try:
-        model, params = getattr(transformers, opener).from_pretrained(
-            str(folder), dtype=dtype, _do_init=False, trust_remote_code=False, local_files_only=True
-        )
+        model, params = _read(getattr(transformers, opener), folder, dtype)
     except Exception as error:  # of a dozen kinds, for classes and files that do not go together
         raise ValueError(f"{folder}: {opener} cannot open it: {error}") from error
     needed = flax.traverse_util.flatten_dict(flax.core.unfreeze(model.params_shape_tree), sep="/")
@@ -177,6 +175,23 @@ def open_flax(opener: str, path: str | pathlib.Path, *, dtype: Any = jnp.float32
             f"than {type(model).__name__}"
         )
     return model, params
+
+
+_FLAX_FILES = (FLAX, f"{FLAX}.index.json")
+
+
+def _read(opener: Any, folder: pathlib.Path, dtype: Any) -> tuple[Any, Params]:
+    """The model and its parameters; of PyTorch's files the safetensors only, which the classes cannot read unaided."""
+    strict = {"trust_remote_code": False, "local_files_only": True}
+    if any((folder / name).is_file() for name in _FLAX_FILES):
+        return opener.from_pretrained(str(folder), dtype=dtype, _do_init=False, **strict)
+    from transformers import AutoConfig
+    from transformers.modeling_flax_pytorch_utils import load_pytorch_checkpoint_in_flax_state_dict
+
+    # Names are translated by looking at parameters, so some have to be made; the model that is kept has none.
+    random = opener.from_config(AutoConfig.from_pretrained(str(folder), **strict), dtype=dtype)
+    params = load_pytorch_checkpoint_in_flax_state_dict(random, str(folder / SINGLE), is_sharded=False)
+    return type(random)(random.config, dtype=dtype, _do_init=False), params
 
 
 def _check_config(path: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 """Reward functions: how they are called (`engine`, `loading`) and those that come with the package."""
 
 from gempi_jax.llm.rewards.answers import exact_match, final_number, format_reward
+from gempi_jax.llm.rewards.classifier import sequence_classifier
 from gempi_jax.llm.rewards.engine import (
     RewardError,
     RewardResult,
@@ -26,6 +27,7 @@ __all__ = [
     "load_reward",
     "no_repetition",
     "preflight",
+    "sequence_classifier",
     "story_reward",
     "story_specs",
 ]
