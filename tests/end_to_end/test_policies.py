@@ -49,7 +49,7 @@ def test_a_flax_class_is_fine_tuned_and_saved_as_itself(tmp_path):
     config.unlock()
     config.phases = ("rl",)
     del config["sft"]
-    config.model.update({"path": str(tmp_path / "base"), "loader": "flax"})
+    config.model.update({"path": str(tmp_path / "base"), "loader": "flax", "dropout": 0.0})
     config.rl.update({"num_iterations": 1, "max_completion_length": 4, "num_updates": 1, "num_generations": 2})
     config.rl.optimizer.warmup_steps = 0
     config.eval.num_samples = 2
