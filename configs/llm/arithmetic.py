@@ -18,7 +18,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.update(
         {
             "task": "arithmetic",
-            "num_demonstrations": 540,
+            "num_demonstrations": 600,
             "num_train": 8192,
             "num_heldout": 384,
             "max_prompt_length": 32,
@@ -74,7 +74,14 @@ def shrink(config: ConfigDict) -> None:
     if config.rl.source == "rollout":
         config.rl.optimizer.warmup_steps = 1
         config.rl.update(
-            {"num_iterations": 4, "batch_prompts": 8, "num_generations": 4, "num_updates": 2, "eval_every": 2}
+            {
+                "num_iterations": 4,
+                "batch_prompts": 8,
+                "num_generations": 4,
+                "m_step_fraction": 0.5,
+                "num_updates": 2,
+                "eval_every": 2,
+            }
         )
     else:
         config.rl = config.sft.copy_and_resolve_references()
