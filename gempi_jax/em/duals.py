@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from gempi_jax.em.checks import samples_agree
 from gempi_jax.em.diagnostics import anchor_kl, scope_weights
 from gempi_jax.em.mixture import expand, log_partition, log_weights_from_ratios
 from gempi_jax.numerics import reductions
@@ -45,7 +46,12 @@ def temperature_dual(
       where: the samples that are real and selected (the same set as in the weights).
       axis: the samples of a group; ``None`` when the batch is one scope.
       axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
+
+    Raises:
+      ValueError: where shapes disagree.
     """
+    samples_agree("temperature_dual", advantages, anchor_log_ratios, coefficients, where)
+    samples_agree("temperature_dual", advantages, anchor_log_ratios, budgets)
     mask = jnp.ones(advantages.shape, bool) if where is None else where
     return _dual(coefficients, budgets, advantages, anchor_log_ratios, mask, axis, axis_name)
 

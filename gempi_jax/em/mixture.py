@@ -4,8 +4,10 @@ import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
+from gempi_jax.em.checks import known_values, samples_agree
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.reductions import Axis, AxisName
 from gempi_jax.types import Array
@@ -66,9 +68,19 @@ def importance_log_weights(
 
     Returns:
       Log-weights relative to the sampler, nats.
+
+    Raises:
+      ValueError: where shapes disagree; for coefficients known before tracing that are below 0 or have no sum.
     """
+    samples_agree("importance_log_weights", advantages, anchor_log_probs, coefficients, sampler_log_probs)
     if anchor_log_probs.shape[0] == 0:
         return jnp.zeros_like(advantages)
+    known_values(
+        "importance_log_weights",
+        coefficients,
+        "coefficients must be at least 0 with a positive sum",
+        lambda values: (values >= 0).all() and 0 < values.sum() < np.inf,
+    )
     return log_weights_from_ratios(advantages, anchor_log_ratios(anchor_log_probs, sampler_log_probs), coefficients)
 
 

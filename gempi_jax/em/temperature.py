@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from gempi_jax.em.checks import known_values, samples_agree
 from gempi_jax.em.diagnostics import anchor_kl
 from gempi_jax.em.mixture import log_weights_from_ratios
 from gempi_jax.em.moments import Problem, dual_slope, overlap, prepare, thinned
@@ -18,9 +19,12 @@ from gempi_jax.types import Array
 _FLOOR = 1e-6
 """Smallest total temperature, in standard deviations of the advantages: below it the best sample has all the mass."""
 
-
 _CEILING = 1e5
-"""Total temperature, in standard deviations, from which infeasible budgets are suspected."""
+"""Coefficients, in standard deviations, at which a search gives up: the target hardly sees the advantages any more."""
+
+
+_SMALLEST = 1e-4
+"""Nats: what a budget that is not positive is raised to."""
 
 
 class TemperatureSolution(NamedTuple):
@@ -89,9 +93,11 @@ def _search(budgets, offset, problem: Problem) -> _Found:
         excess, passes = _certificate(budgets + offset, problem)
         feasible = excess <= 1e-6 + 1e-5 * jnp.min(budgets)
         shortfall = jnp.where(feasible, 0.0, excess)
-        # At the smallest raise the only target left ignores the advantages; a tenth more keeps lambda finite.
-        raised = jnp.where(feasible, budgets, budgets + shortfall + 0.1 * jnp.min(budgets))
-        second = _minimum(raised, offset, problem)
+        # At the smallest raise the only target left ignores the advantages; a little more, in units of both, keeps
+        # lambda finite.
+        margin = 0.1 * jnp.min(budgets) + 0.01 * shortfall
+        raised = jnp.where(feasible, budgets, budgets + shortfall + margin)
+        second = _minimum(raised, offset, problem, ceiling=_CEILING)
         return _Found(second, raised, feasible, shortfall, first.num_iterations + passes + second.num_iterations)
 
     return jax.lax.cond(first.settled, keep, doubt)
@@ -162,15 +168,27 @@ def solve_temperature(
     and flags are not differentiated.
 
     Returns:
-      The solution; with infeasible budgets that of budgets raised by the shortfall and a tenth of the smallest budget.
+      The solution; with infeasible budgets that of budgets raised by the shortfall, a hundredth of it and a tenth of
+      the smallest budget.
+      A budget that turns out at run time not to be positive counts as infeasible and is raised to 1e-4 first.
 
     Raises:
-      ValueError: without anchors, or with more than a few.
+      ValueError: without anchors, or with more than a few; where shapes disagree; for a budget known before tracing
+        that is not positive.
     """
     size = budgets.shape[0]
     if not 1 <= size <= 8:
         raise ValueError(
             f"{size} budgets: temperatures are solved for 1 to 8 anchors; a method without anchors has none."
         )
+    samples_agree("solve_temperature", advantages, anchor_log_ratios, budgets, where)
+    known_values("solve_temperature", budgets, "budgets, in nats, must be positive", lambda values: (values > 0).all())
     mask = jnp.ones(advantages.shape, bool) if where is None else where
-    return _solve(budgets, advantages, anchor_log_ratios, mask, axis, axis_name)
+    valid = budgets > 0
+    raised = jnp.where(valid, budgets, _SMALLEST)
+    solution = _solve(raised, advantages, anchor_log_ratios, mask, axis, axis_name)
+    lacking = jnp.max(jnp.where(valid, 0.0, raised - jnp.nan_to_num(budgets)))
+    return solution._replace(
+        feasible=solution.feasible & jnp.all(valid),
+        shortfall=jax.lax.stop_gradient(solution.shortfall + lacking),
+    )

@@ -155,9 +155,10 @@ def test_budgets_that_cannot_be_met_show_in_the_metrics_and_nothing_runs_away(tm
     for row in rows[1:]:
         assert row["estep/shortfall"] > 0
         for policy in ("ref", "old"):
-            # What was solved in their place: budgets raised by the shortfall and a tenth.
-            assert row[f"estep/kl/{policy}"] <= 1.02 * (1.1e-4 + row["estep/shortfall"])
-            assert 0 <= row[f"estep/coefficient/{policy}"] < 1e6
+            # What was solved in their place: raised budgets, met to within a tenth where the search had to give up.
+            assert row[f"estep/kl/{policy}"] <= 1.1 * (1.1e-4 + 1.01 * row["estep/shortfall"])
+            # A search gives up at 1e5 standard deviations of the advantages, in steps of at most nine times.
+            assert 0 <= row[f"estep/coefficient/{policy}"] < 1e6 * 200
         assert np.isfinite(row["loss"])
     assert rows[-1]["skipped_updates"] == 0
     assert "kl" in rows[-1]
