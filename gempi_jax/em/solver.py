@@ -180,7 +180,7 @@ def barrier_newton(
 
 def resume(minimum: Minimum, scale: Float[Array, "m"]) -> tuple[Array, Array]:
     """A start for a similar problem: a little inside, where a coordinate at its bound can still leave it."""
-    x, z = jnp.maximum(minimum.x, 1e-3 * jnp.sum(minimum.x)), jnp.maximum(minimum.z, 1e-3 * scale)
+    x, z = jnp.maximum(minimum.x, 1e-4 * jnp.sum(minimum.x)), jnp.maximum(minimum.z, 1e-4 * scale)
     return x, z
 
 

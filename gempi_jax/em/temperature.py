@@ -69,21 +69,27 @@ class _Found(NamedTuple):
     passes: Array
 
 
-def _minimum(budgets, offset, problem: Problem, **options) -> Minimum:
-    start = 1.0 / jnp.sqrt(2.0 * budgets) / budgets.shape[0]
-    start = options.pop("start", start)
-    return barrier_newton(lambda x: dual_slope(x, budgets + offset, problem), start, budgets, floor=_FLOOR, **options)
+def _minimum(budgets, offset, problem: Problem, start=None, **options) -> Minimum:
+    if start is None:
+        start = 1.0 / jnp.sqrt(2.0 * budgets) / budgets.shape[0]
+    options = {"floor": _FLOOR, "ceiling": _CEILING, **options}
+    return barrier_newton(lambda x: dual_slope(x, budgets + offset, problem), start, budgets, **options)
+
+
+def _nested_minimum(budgets, offset, problem: Problem) -> Minimum:
+    """From the minimum of a part of a large batch, itself found so; a part without one leaves it to the doubts."""
+    part = thinned(problem)
+    if part is None:
+        return _minimum(budgets, offset, problem)
+    rough = _nested_minimum(budgets, offset, part)
+    start, multipliers = resume(rough, budgets)
+    tries = jnp.where(rough.settled, MAX_ITERATIONS, 1)
+    return _minimum(budgets, offset, problem, start, multipliers=multipliers, max_iterations=tries)
 
 
 def _search(budgets, offset, problem: Problem) -> _Found:
     """The minimum of the dual; its own target shows that the budgets can be met, only without it are they doubted."""
-    options = {"ceiling": _CEILING}
-    if (part := thinned(problem)) is not None:
-        rough = _minimum(budgets, offset, part, **options)
-        start, multipliers = resume(rough, budgets)
-        tries = jnp.where(rough.settled, MAX_ITERATIONS, 1)
-        options = {**options, "start": start, "multipliers": multipliers, "max_iterations": tries}
-    first = _minimum(budgets, offset, problem, **options)
+    first = _nested_minimum(budgets, offset, problem)
 
     def keep():
         nothing = jnp.zeros_like(budgets[0])
@@ -97,7 +103,7 @@ def _search(budgets, offset, problem: Problem) -> _Found:
         # lambda finite.
         margin = 0.1 * jnp.min(budgets) + 0.01 * shortfall
         raised = jnp.where(feasible, budgets, budgets + shortfall + margin)
-        second = _minimum(raised, offset, problem, ceiling=_CEILING)
+        second = _minimum(raised, offset, problem)
         return _Found(second, raised, feasible, shortfall, first.num_iterations + passes + second.num_iterations)
 
     return jax.lax.cond(first.settled, keep, doubt)
