@@ -162,9 +162,8 @@ class Plan:
     def template(self, index: int) -> TrainState:
         """Shapes and shards of a state of a phase, to restore into."""
         state = jax.eval_shape(self.initial_state)
-        shape = jax.eval_shape(
-            functools.partial(stages.fresh_state, self._methods[index], self._optimizers[index][0]), state
-        )
+        make = functools.partial(stages.fresh_state, self._policy, self._methods[index], self._optimizers[index][0])
+        shape = jax.eval_shape(make, state)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, self._shardings(shape)
         )

@@ -24,7 +24,7 @@ from gempi_jax.runners.compiled import Clock, Compiled
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.ends import Ends
 from gempi_jax.runners.settings import PhaseSettings
-from gempi_jax.runners.world import Batch, Policy, Scored, behaviour, make_world, plain_batch, score_batch
+from gempi_jax.runners.world import Batch, Policy, Scored, behaviour, make_world, plain_batch, score_batch, snapshot
 from gempi_jax.training.preemption import Preemption
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, init_dual_opt_state, m_stage, skip_update
@@ -144,7 +144,7 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     )
 
 
-def fresh_state(method: Method, optimizers: Optimizers, state: TrainState) -> TrainState:
+def fresh_state(policy: Policy, method: Method, optimizers: Optimizers, state: TrainState) -> TrainState:
     """The first state of a phase: the parameters and the key stay, everything else is new."""
     duals = method.init()
     return TrainState(
@@ -153,7 +153,7 @@ def fresh_state(method: Method, optimizers: Optimizers, state: TrainState) -> Tr
         opt_state=optimizers.params.init(state.params),
         duals=duals,
         dual_opt_state=init_dual_opt_state(optimizers, duals),
-        snapshots={name: jax.tree.map(jnp.copy, state.params["policy"]) for name in method.snapshots},
+        snapshots={name: snapshot(policy, name, state.params["policy"]) for name in method.snapshots},
         key=state.key,
         skipped=state.skipped,
         skipped_in_a_row=jnp.zeros((), jnp.int32),
@@ -162,7 +162,7 @@ def fresh_state(method: Method, optimizers: Optimizers, state: TrainState) -> Tr
 
 def begin(method: Method, optimizers: Optimizers, resources: Resources, state: TrainState) -> TrainState:
     """:func:`fresh_state`, born in its shards."""
-    make = functools.partial(fresh_state, method, optimizers)
+    make = functools.partial(fresh_state, resources.policy, method, optimizers)
     return jax.jit(make, out_shardings=resources.shardings(jax.eval_shape(make, state)))(state)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from gempi_jax.contracts import Evaluation, Metric, Samples
 from gempi_jax.llm.scoring import hidden_states, score, token_terms
 from gempi_jax.methods.base import Method
+from gempi_jax.models import Adapted
 from gempi_jax.runners.baselines import Baseline
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import World
@@ -75,6 +76,18 @@ class Policy(NamedTuple):
 def behaviour(state: TrainState) -> Params:
     """pi_t: the policy that writes completions."""
     return state.snapshots.get("old", state.params["policy"])
+
+
+def snapshot(policy: Policy, name: str, params: Params) -> Params:
+    """A frozen policy at the start of a phase: a copy of what trains.
+
+    Of adapters "ref" is the tree without any, ``{}``: the base itself, in every phase and whatever an earlier one or
+    the file that they came from had made of them.  So pi_ref costs no memory.  For another reference, merge the
+    adapters, as an export does, and start afresh on that.
+    """
+    if name == "ref" and isinstance(policy.model, Adapted):
+        return {}
+    return jax.tree.map(jnp.copy, params)
 
 
 def score_batch(
