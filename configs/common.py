@@ -176,10 +176,15 @@ def phase(method: str, **changes) -> ConfigDict:
             "num_generations": 8,
             # Tokens.
             "max_completion_length": 16,
-            # Of the sampler; top_k = 0 and top_p = 1 truncate nothing.
+            # Of the sampler; top_k = 0, top_p = 1 and min_p = 0 truncate nothing.
             "temperature": 1.0,
             "top_k": 0,
             "top_p": 1.0,
+            "min_p": 0.0,
+            # Strings that end a completion as its end token does, such as "\n\n".
+            "stop_sequences": (),
+            # Tokens of each prompt that are read at a time, for memory; 0 reads prompts at once.
+            "prefill_chunk": 0,
             # group_mean, batch_mean, value (a learned V(x)) or zero.
             "baseline": "group_mean",
             "normalize_advantages": False,

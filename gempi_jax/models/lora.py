@@ -2,7 +2,7 @@
 
 Adapters are a tree of their own, and an :class:`Adapted` model is one whose parameters they are: the base parameters
 are a field of it.  The projections add the second term as they are called, so a merged copy of the weights exists in
-an export only, and the base without adapters is the policy with the tree ``{}``.
+an export only, and the base without adapters is the policy with the tree ``{}``: the reference policy of a run.
 """
 
 import dataclasses

@@ -6,6 +6,7 @@ import inspect
 import math
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -49,6 +50,7 @@ def settings_from_config(config: ml_collections.ConfigDict | dict) -> RunSetting
     """Reads a config into typed settings.
 
     A config's ``phases`` is a tuple of names, and each name is a section of the config with that phase's settings.
+    A phase's section that ``phases`` leaves out is checked as the others are, and not run.
 
     Args:
       config: the whole config.
@@ -66,11 +68,23 @@ def settings_from_config(config: ml_collections.ConfigDict | dict) -> RunSetting
     names = values.pop("phases", None)
     if not names or isinstance(names, str):
         raise ValueError(f"config.phases = {names!r}: must be a tuple of section names, e.g. ('sft', 'rl')")
-    missing = [name for name in names if name not in values]
-    if missing:
-        raise ValueError(f"config.phases names {missing[0]!r}, but the config has no section {missing[0]!r}")
-    phases = {name: _read(PhaseSettings, values.pop(name), f"config.{name}") for name in names}
-    return _read(RunSettings, {**values, "phases": phases}, "config")
+    own = {field.name for field in dataclasses.fields(RunSettings)}
+    sections = {name for name, value in values.items() if name not in own and _is_phase(name, value, names)}
+    for name in names:
+        if name not in sections:
+            raise ValueError(
+                f"config.phases names {name!r}, which is no section of a phase; {_suggest(name, sections)}"
+            )
+        if list(names).count(name) > 1:
+            raise ValueError(f"config.phases names {name!r} twice; give the second its own section, under another name")
+    # In the config's order; those that do not run are read for their mistakes alone.
+    read = {name: _read(PhaseSettings, values.pop(name), f"config.{name}") for name in list(values) if name in sections}
+    return _read(RunSettings, {**values, "phases": {name: read[name] for name in names}}, "config")
+
+
+def _is_phase(name: str, value: Any, names: Sequence[str]) -> bool:
+    """Whether a section of a config is a phase's: it is run as one, or has a method."""
+    return isinstance(value, dict) and (name in names or "method" in value)
 
 
 def method_from_settings(name: str, phase: PhaseSettings) -> Method:

@@ -14,6 +14,7 @@ from gempi_jax.llm.datasets import batch_indices
 from gempi_jax.llm.generate import Completions
 from gempi_jax.llm.packing import TooLong, encode_demonstrations, encode_prompts, pad_batch
 from gempi_jax.llm.rewards import RewardSpec, compute_rewards
+from gempi_jax.runners.ends import Ends
 from gempi_jax.runners.world import Batch
 
 Row = dict[str, Any]
@@ -42,8 +43,8 @@ class Source:
       rows: with ``prompt``; for demonstrations ``completion``, or ``messages``; for scored data ``reward`` too.
       tokenizer: of the policy.
       rewards: applied to what the policy writes; besides the rows' columns they get ``ended``, whether a completion
-        wrote its end token.
-      eos_ids: the end tokens.
+        came to an end of its own.
+      ends: what ends a completion.
       batch_prompts: G.
       max_prompt_length: P, tokens.
       max_completion_length: C, tokens.
@@ -61,7 +62,7 @@ class Source:
         tokenizer: PreTrainedTokenizerBase,
         rewards: Sequence[RewardSpec],
         *,
-        eos_ids: tuple[int, ...],
+        ends: Ends,
         batch_prompts: int,
         max_prompt_length: int,
         max_completion_length: int,
@@ -70,7 +71,7 @@ class Source:
         learns_completions: bool = False,
         seed: int,
     ):
-        self._tokenizer, self._rewards, self._eos_ids = tokenizer, rewards, eos_ids
+        self._tokenizer, self._rewards, self._ends = tokenizer, rewards, ends
         self._batch, self._seed = batch_prompts, seed
         if learns_completions:
             encoded = encode_demonstrations(
@@ -115,11 +116,16 @@ class Source:
             index=np.arange(len(index), dtype=np.int32),
         )
 
+    def num_tokens(self, index: np.ndarray) -> float:
+        """Tokens that the dataset's own rows hold: prompts and completions, other roles' turns too."""
+        return float(self._prompts.lengths[index].sum() + self._completions.lengths[index].sum())
+
     def rewards(self, prompts: Prompts, completions: Completions) -> Rewarded:
         """What the reward functions give to each completion [G, K]."""
         texts = self.texts(completions)
         rows = [row for row in prompts.rows for _ in range(completions.tokens.shape[1])]
-        columns = _columns(rows) | {"ended": self.ended(completions).reshape(-1).tolist()}
+        ended = self._ends.reached(completions)
+        columns = _columns(rows) | {"ended": ended.reshape(-1).tolist()}
         result = compute_rewards(self._rewards, [row["prompt"] for row in rows], texts, columns)
         rewards = result.total.reshape(completions.lengths.shape)
         metrics = {
@@ -127,7 +133,7 @@ class Source:
             "reward_std": float(rewards.std()),
             "frac_reward_zero_std": float((rewards.std(axis=1) < 1e-6).mean()),
             "completions/mean_length": float(completions.lengths.mean()),
-            "completions/clipped_ratio": float(1.0 - self.ended(completions).mean()),
+            "completions/clipped_ratio": float(1.0 - ended.mean()),
         }
         metrics |= {f"rewards/{name}/mean": _mean(values) for name, values in result.by_name.items()}
         # Of classifiers: texts that lost tokens since the run began.
@@ -142,11 +148,6 @@ class Source:
         tokens, lengths = completions.tokens.reshape(-1, length), completions.lengths.reshape(-1)
         rows = [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
         return self._tokenizer.batch_decode(rows, skip_special_tokens=True)
-
-    def ended(self, completions: Completions) -> np.ndarray:
-        """Which completions [G, K] wrote an end token."""
-        last = np.take_along_axis(completions.tokens, np.maximum(completions.lengths - 1, 0)[..., None], -1)[..., 0]
-        return np.isin(last, self._eos_ids)
 
 
 def _longest(length: int) -> int:

@@ -18,6 +18,7 @@ class Judge:
       source: held-out rows.
       resources: of the run.
       max_completion_length: tokens.
+      prefill_chunk: tokens of each prompt that are read at a time; ``None`` for all of them.
       batch_prompts: prompts generated for at a time.
       num_samples: how many completions are kept as text.
     """
@@ -28,6 +29,7 @@ class Judge:
         resources: Resources,
         *,
         max_completion_length: int,
+        prefill_chunk: int | None,
         batch_prompts: int,
         num_samples: int,
     ):
@@ -41,8 +43,10 @@ class Judge:
                 num_samples=1,
                 max_new_tokens=max_completion_length,
                 temperature=0.0,
-                eos_id=resources.eos_ids,
+                eos_id=resources.ends.eos_ids,
                 pad_id=resources.pad_id,
+                stop_sequences=resources.ends.stop_sequences,
+                prefill_chunk=prefill_chunk,
             )
 
         self._greedy, self._source, self._place = Compiled(greedy), source, resources.place

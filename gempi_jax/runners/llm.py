@@ -16,9 +16,10 @@ from gempi_jax.runners import phase as stages
 from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import lookup, method_from_settings
 from gempi_jax.runners.data import Source
+from gempi_jax.runners.ends import phase_ends, union
 from gempi_jax.runners.judge import Judge
 from gempi_jax.runners.optimizers import build_optimizers
-from gempi_jax.runners.policy import Start, end_tokens, load_start
+from gempi_jax.runners.policy import Start, load_start
 from gempi_jax.runners.settings import RunSettings
 from gempi_jax.runners.tasks import Task, load_rewards, load_task
 from gempi_jax.runners.world import Policy
@@ -119,17 +120,16 @@ class Plan:
         uses_value = any(phase.baseline == "value" for phase in settings.phases.values())
         self._policy = Policy(start.model, ValueHead() if uses_value else None)
         data = settings.data
-        self._eos_ids = end_tokens(self._tokenizer, settings.model.end_tokens)
         self._source = functools.partial(
             Source,
             tokenizer=self._tokenizer,
             rewards=reward_specs,
-            eos_ids=self._eos_ids,
             max_prompt_length=data.max_prompt_length,
             long_prompts=lookup(TOO_LONG, data.long_prompts, "config.data.long_prompts"),
             long_completions=lookup(TOO_LONG, data.long_completions, "config.data.long_completions"),
         )
         self._names = list(settings.phases)
+        self._ends = phase_ends(self._tokenizer, settings)
         for name, phase in settings.phases.items():
             lookup(BASELINES, phase.baseline, f"config.{name}.baseline")
             lookup(stages.SAME_MASK, phase.trust_region_dropout, f"config.{name}.trust_region_dropout")
@@ -138,7 +138,9 @@ class Plan:
         self._sources = [self._phase_source(name, task, reward_specs) for name in self._names]
         longest = max(phase.max_completion_length for phase in settings.phases.values())
         self._longest = longest
-        self._heldout = self._source(task.heldout, batch_prompts=1, max_completion_length=longest, seed=0)
+        self._heldout = self._source(
+            task.heldout, ends=union(self._ends.values()), batch_prompts=1, max_completion_length=longest, seed=0
+        )
         self._check_lengths()
         self._check_batches()
 
@@ -160,9 +162,8 @@ class Plan:
     def template(self, index: int) -> TrainState:
         """Shapes and shards of a state of a phase, to restore into."""
         state = jax.eval_shape(self.initial_state)
-        shape = jax.eval_shape(
-            functools.partial(stages.fresh_state, self._methods[index], self._optimizers[index][0]), state
-        )
+        make = functools.partial(stages.fresh_state, self._policy, self._methods[index], self._optimizers[index][0])
+        shape = jax.eval_shape(make, state)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, self._shardings(shape)
         )
@@ -172,17 +173,19 @@ class Plan:
         resources = stages.Resources(
             policy=self._policy,
             frozen=self.start.frozen,
-            eos_ids=self._eos_ids,
+            ends=union(self._ends.values()),
             pad_id=self._tokenizer.pad_token_id,
             place=functools.partial(sharding.put_batch, mesh=self._mesh),
             shardings=self._shardings,
             preemption=preemption,
             dropout=max(self.settings.model.dropout, self.settings.model.lora.dropout) > 0,
         )
+        chunks = (phase.prefill_chunk for phase in self.settings.phases.values())
         judge = Judge(
             self._heldout,
             resources,
             max_completion_length=self._longest,
+            prefill_chunk=min(filter(None, chunks), default=None),
             batch_prompts=_round_up(min(self.settings.eval.batch_prompts, len(self._heldout.rows)), self._num_parts),
             num_samples=self.settings.eval.num_samples,
         )
@@ -191,6 +194,7 @@ class Plan:
     def _phase(self, index: int, resources: stages.Resources, judge: Judge) -> Phase:
         name, method, (optimizer, rate) = self._names[index], self._methods[index], self._optimizers[index]
         settings = self.settings.phases[name]
+        resources = resources._replace(ends=self._ends[name])
         compiled = stages.build_stages(settings, method, optimizer, resources)
         iteration = stages.Iteration(index, settings, compiled, resources, self._sources[index], rate)
         return Phase(
@@ -213,6 +217,11 @@ class Plan:
                 raise ValueError(
                     f"config.{name}.batch_prompts = {phase.batch_prompts}: must be a multiple of the {self._num_parts} "
                     "devices along config.mesh.data and config.mesh.fsdp"
+                )
+            if phase.prefill_chunk and self.settings.model.loader == "flax":
+                raise ValueError(
+                    f"config.{name}.prefill_chunk = {phase.prefill_chunk}: transformers' Flax classes read prompts at "
+                    "once; set it to 0, or use config.model.loader = 'decoder'"
                 )
 
     def _check_lengths(self) -> None:
@@ -239,6 +248,7 @@ class Plan:
             raise ValueError(f"config.{name}.source = 'scored': row {missing[0]} has no column 'reward'")
         return self._source(
             rows,
+            ends=self._ends[name],
             batch_prompts=phase.batch_prompts,
             max_completion_length=phase.max_completion_length,
             learns_completions=not writes,

@@ -22,8 +22,9 @@ from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import lookup
 from gempi_jax.runners.compiled import Clock, Compiled
 from gempi_jax.runners.data import Source
+from gempi_jax.runners.ends import Ends
 from gempi_jax.runners.settings import PhaseSettings
-from gempi_jax.runners.world import Batch, Policy, Scored, behaviour, make_world, plain_batch, score_batch
+from gempi_jax.runners.world import Batch, Policy, Scored, behaviour, make_world, plain_batch, score_batch, snapshot
 from gempi_jax.training.preemption import Preemption
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, init_dual_opt_state, m_stage, skip_update
@@ -38,7 +39,8 @@ class Resources(NamedTuple):
     Attributes:
       policy: the networks.
       frozen: parameters that the policy reads and nothing trains, on the mesh: the base under adapters, else ``{}``.
-      eos_ids, pad_id: of the tokenizer.
+      ends: what ends a completion.
+      pad_id: of the tokenizer.
       place: puts a host batch on the mesh, groups over the data axes.
       shardings: of a state, by the rules.
       preemption: polled between stages.
@@ -47,7 +49,7 @@ class Resources(NamedTuple):
 
     policy: Policy
     frozen: Params
-    eos_ids: tuple[int, ...]
+    ends: Ends
     pad_id: int
     place: Callable[[PyTree], PyTree]
     shardings: Callable[[PyTree], PyTree]
@@ -71,6 +73,7 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     policy = resources.policy if phase.baseline == "value" else resources.policy._replace(value_head=None)
     baseline = lookup(BASELINES, phase.baseline, "baseline")
     same_mask = lookup(SAME_MASK, phase.trust_region_dropout, "trust_region_dropout")
+    chunk = phase.prefill_chunk or None
 
     def rollout(frozen: Params, state: TrainState, prompts: Array, lengths: Array, key: Array):
         completions = generate(
@@ -84,8 +87,11 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
             temperature=phase.temperature,
             top_k=phase.top_k or None,
             top_p=phase.top_p if phase.top_p < 1 else None,
-            eos_id=resources.eos_ids,
+            min_p=phase.min_p or None,
+            eos_id=resources.ends.eos_ids,
             pad_id=resources.pad_id,
+            stop_sequences=resources.ends.stop_sequences,
+            prefill_chunk=chunk,
         )
         shift = (completions.sampler_log_probs - completions.model_log_probs).sum(-1)
         return completions, shift
@@ -93,7 +99,9 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     def score(frozen: Params, state: TrainState, batch: Batch):
         if not method.anchors and method.trust_region is None and policy.value_head is None:
             return *plain_batch(batch, 1), {}
-        return score_batch(policy.on(frozen), method, baseline, phase.normalize_advantages, state, batch)
+        return score_batch(
+            policy.on(frozen), method, baseline, phase.normalize_advantages, state, batch, prefill_chunk=chunk
+        )
 
     def update(
         frozen: Params, state: TrainState, scored: Scored, weights: Array, chosen: Array, key: Array, target: Target
@@ -104,6 +112,7 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
             dropout=resources.dropout,
             same_mask=same_mask,
             num_update_samples=phase.update_prompts // phase.num_updates * phase.num_generations,
+            prefill_chunk=chunk,
         )
         part = jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), scored)
         # A part's loss stands for the whole batch's: its weights are scaled by the number of parts.
@@ -135,7 +144,7 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     )
 
 
-def fresh_state(method: Method, optimizers: Optimizers, state: TrainState) -> TrainState:
+def fresh_state(policy: Policy, method: Method, optimizers: Optimizers, state: TrainState) -> TrainState:
     """The first state of a phase: the parameters and the key stay, everything else is new."""
     duals = method.init()
     return TrainState(
@@ -144,7 +153,7 @@ def fresh_state(method: Method, optimizers: Optimizers, state: TrainState) -> Tr
         opt_state=optimizers.params.init(state.params),
         duals=duals,
         dual_opt_state=init_dual_opt_state(optimizers, duals),
-        snapshots={name: jax.tree.map(jnp.copy, state.params["policy"]) for name in method.snapshots},
+        snapshots={name: snapshot(policy, name, state.params["policy"]) for name in method.snapshots},
         key=state.key,
         skipped=state.skipped,
         skipped_in_a_row=jnp.zeros((), jnp.int32),
@@ -153,7 +162,7 @@ def fresh_state(method: Method, optimizers: Optimizers, state: TrainState) -> Tr
 
 def begin(method: Method, optimizers: Optimizers, resources: Resources, state: TrainState) -> TrainState:
     """:func:`fresh_state`, born in its shards."""
-    make = functools.partial(fresh_state, method, optimizers)
+    make = functools.partial(fresh_state, resources.policy, method, optimizers)
     return jax.jit(make, out_shardings=resources.shardings(jax.eval_shape(make, state)))(state)
 
 
@@ -193,13 +202,14 @@ class Iteration:
         else:
             state = self.stages.skip(state)
         state = self.stages.finish(state)
-        return state, row | self._account(state, step, batch, clock)
+        return state, row | self._account(state, step, row["num_tokens"], clock)
 
     def _batch(self, state, step, key, clock) -> tuple[Batch, dict[str, float], bool]:
         prompts, index = self.source.prompts(step)
         if self.phase.source != "rollout":
             batch = self.source.completions(prompts, index)
-            return self.resources.place(batch), {}, bool(np.isfinite(batch.rewards).all())
+            row = {"num_tokens": self.source.num_tokens(index)}
+            return self.resources.place(batch), row, bool(np.isfinite(batch.rewards).all())
         tokens, lengths = self.resources.place((prompts.tokens, prompts.lengths))
         completions, shift = self.stages.rollout(
             self.resources.frozen, state, tokens, lengths, jax.random.fold_in(key, 0)
@@ -220,7 +230,8 @@ class Iteration:
             scored.rewards,
             groups,
         )
-        return self.resources.place(batch), scored.metrics, scored.finite
+        row = scored.metrics | {"num_tokens": float(prompts.lengths.sum() + host.lengths.sum())}
+        return self.resources.place(batch), row, scored.finite
 
     def _learn(self, state, batch, key, clock):
         scored, samples, metrics = self.stages.score(self.resources.frozen, state, batch)
@@ -252,11 +263,9 @@ class Iteration:
             for number in range(self.phase.num_updates):
                 yield heaviest[order[number]], jax.random.fold_in(epoch_key, number)
 
-    def _account(self, state, step, batch, clock) -> dict[str, float]:
+    def _account(self, state, step, num_tokens, clock) -> dict[str, float]:
         updates_per_iteration = self.phase.num_updates * self.phase.num_epochs
-        num_tokens = float(jax.device_get(batch.mask.sum() + batch.prompt_lengths.sum()))
         row = {
-            "num_tokens": num_tokens,
             "learning_rate": float(self.learning_rate((step + 1) * updates_per_iteration - 1)),
             "data/dropped_rows": float(self.source.num_dropped),
             "data/truncated_rows": float(self.source.num_truncated),

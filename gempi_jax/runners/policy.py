@@ -182,19 +182,6 @@ def _new(model: ModelSettings, seed: int, task: Task, mesh: Mesh) -> Pretrained:
     return Pretrained(decoder, params, tokenizer)
 
 
-def end_tokens(tokenizer, names: tuple[str, ...]) -> tuple[int, ...]:
-    """The tokenizer's end token, and further tokens that end a completion.
-
-    Raises:
-      ValueError: a name that is no token of this tokenizer.
-    """
-    vocabulary = tokenizer.get_vocab()
-    for name in names:
-        if name not in vocabulary:
-            raise ValueError(f"config.model.end_tokens: {name!r} is no token of the tokenizer")
-    return tuple(dict.fromkeys([tokenizer.eos_token_id, *(vocabulary[name] for name in names)]))
-
-
 def checksum(params: Params) -> int:
     """All bits, read as integers and added modulo 2^32: the same on any mesh."""
 

@@ -157,7 +157,10 @@ class PhaseSettings:
       batch_prompts: groups per E-step, over all devices.
       num_generations: K, samples per prompt.
       max_completion_length: tokens.
-      temperature, top_k, top_p: of the sampler; top_k = 0 and top_p = 1 truncate nothing.
+      temperature, top_k, top_p, min_p: of the sampler; top_k = 0, top_p = 1 and min_p = 0 truncate nothing.
+      stop_sequences: strings that end a completion, and are part of it.  A held-out completion ends at those of any
+        phase.
+      prefill_chunk: tokens of each prompt that are read at a time, in every pass of the policy; 0 reads them at once.
       baseline: group_mean, batch_mean, value (a learned V(x)), or zero.
       normalize_advantages: divides by the batch's standard deviation (DAR).
       m_step_fraction: share of the prompts, those with most weight, that the M-step sees.  1 is the whole batch, over
@@ -181,6 +184,9 @@ class PhaseSettings:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    stop_sequences: tuple[str, ...] = ()
+    prefill_chunk: int = 0
     baseline: str = "group_mean"
     normalize_advantages: bool = False
     m_step_fraction: float = 1.0
@@ -210,6 +216,12 @@ class PhaseSettings:
         )
         _require(self.temperature > 0, "temperature", self.temperature, "the policy must be sampled: above 0")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "must be in (0, 1]")
+        _require(self.top_k >= 0, "top_k", self.top_k, "must be at least 1, or 0 to keep the whole vocabulary")
+        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "must be in (0, 1], or 0 to truncate nothing")
+        _require("" not in self.stop_sequences, "stop_sequences", self.stop_sequences, "'' ends everything; drop it")
+        _require(
+            self.prefill_chunk >= 0, "prefill_chunk", self.prefill_chunk, "must be at least 1, or 0 for prompts at once"
+        )
         _require(0 <= self.old_ema_decay < 1, "old_ema_decay", self.old_ema_decay, "must be in [0, 1)")
 
     @property

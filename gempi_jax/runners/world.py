@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from gempi_jax.contracts import Evaluation, Metric, Samples
 from gempi_jax.llm.scoring import hidden_states, score, token_terms
 from gempi_jax.methods.base import Method
+from gempi_jax.models import Adapted
 from gempi_jax.runners.baselines import Baseline
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import World
@@ -77,8 +78,27 @@ def behaviour(state: TrainState) -> Params:
     return state.snapshots.get("old", state.params["policy"])
 
 
+def snapshot(policy: Policy, name: str, params: Params) -> Params:
+    """A frozen policy at the start of a phase: a copy of what trains.
+
+    Of adapters "ref" is the tree without any, ``{}``: the base itself, in every phase and whatever an earlier one or
+    the file that they came from had made of them.  So pi_ref costs no memory.  For another reference, merge the
+    adapters, as an export does, and start afresh on that.
+    """
+    if name == "ref" and isinstance(policy.model, Adapted):
+        return {}
+    return jax.tree.map(jnp.copy, params)
+
+
 def score_batch(
-    policy: Policy, method: Method, baseline: Baseline, normalize: bool, state: TrainState, batch: Batch
+    policy: Policy,
+    method: Method,
+    baseline: Baseline,
+    normalize: bool,
+    state: TrainState,
+    batch: Batch,
+    *,
+    prefill_chunk: int | None = None,
 ) -> tuple[Scored, Samples, dict[str, Metric]]:
     """Scores a batch under every frozen policy that the method asks for, and takes the baseline off its rewards.
 
@@ -91,13 +111,15 @@ def score_batch(
       normalize: divides advantages by their standard deviation over the batch.
       state: parameters and snapshots.
       batch: G prompts with K completions each.
+      prefill_chunk: tokens of each prompt that are read at a time; ``None`` for all of them.
 
     Returns:
       The scored batch, the samples of the E-step, metrics.
     """
 
     def scores(params):
-        return score(policy.model, params, batch.prompts, batch.prompt_lengths, batch.completions, batch.mask)
+        rows = batch.prompts, batch.prompt_lengths, batch.completions, batch.mask
+        return score(policy.model, params, *rows, prefill_chunk=prefill_chunk)
 
     now = scores(behaviour(state))
     sequence = {"old": now.log_probs.sum(-1)}
@@ -141,6 +163,7 @@ def make_world(
     dropout: bool,
     same_mask: bool,
     num_update_samples: int,
+    prefill_chunk: int | None = None,
 ) -> World:
     """How the language world evaluates pi_theta.
 
@@ -151,6 +174,7 @@ def make_world(
       same_mask: pi_t drops the units that pi_theta drops, which makes D_M exactly 0 before the first update; otherwise
         D_M comes from a deterministic pass of both.
       num_update_samples: samples of a whole update, over which the value baseline's loss 0.5 (V(x) - r)^2 is averaged.
+      prefill_chunk: tokens of each prompt that are read at a time; ``None`` for all of them.
 
     Returns:
       The world.
@@ -158,12 +182,12 @@ def make_world(
 
     def states(params, batch, keys):
         if keys is None:
-            return hidden_states(policy.model, params, batch.prompts, batch.prompt_lengths, batch.completions)[0]
+            rows = batch.prompts, batch.prompt_lengths, batch.completions
+            return hidden_states(policy.model, params, *rows, prefill_chunk=prefill_chunk)[0]
 
         def one(prompt, length, completions, key):
-            hidden, _ = hidden_states(
-                policy.model, params, prompt[None], length[None], completions[None], dropout_key=key
-            )
+            rows = prompt[None], length[None], completions[None]
+            hidden, _ = hidden_states(policy.model, params, *rows, dropout_key=key, prefill_chunk=prefill_chunk)
             return hidden[0]
 
         # A key of its own for each group: its masks do not depend on devices or micro-batches.

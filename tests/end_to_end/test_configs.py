@@ -142,7 +142,6 @@ def test_budgets_that_cannot_be_met_show_in_the_metrics_and_nothing_runs_away(tm
     config = arithmetic.get_config("at_dar,quick").to_dict()
     config["rewards"] = {f"{tmp_path}/own.py:reward": 1.0}
     config["phases"] = ("rl",)
-    del config["sft"]
     config["rl"].update({"num_iterations": 4, "eval_every": 100})
     # The policy drifts from the reference by far more than both budgets allow together.
     config["rl"]["method_args"].update({"epsilon_ref": 1e-4, "epsilon_old": 1e-4})

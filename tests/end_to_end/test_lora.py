@@ -25,7 +25,6 @@ def quick_config():
     config = arithmetic.get_config("dar,quick")
     config.unlock()
     config.phases = ("rl",)
-    del config["sft"]
     config.rl.update({"num_iterations": 2, "eval_every": 2})
     config.rl.optimizer.update({"warmup_steps": 0, "learning_rate": 0.02})
     config.checkpoint.update({"every": 1, "keep": 2})
@@ -34,6 +33,10 @@ def quick_config():
 
 def start(config, workdir):
     return run(settings_from_config(config), workdir, config.to_dict())
+
+
+def rows_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def finished(tmp_path_factory):
 
 def test_only_adapters_train_and_the_reference_is_the_base(finished):
     _, base, workdir = finished
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(workdir)
     assert rows[1]["kl"] == 0.0
     assert rows[2]["kl"] != 0.0
     assert rows[2]["sampler_gap"] < 1e-4
@@ -70,8 +73,8 @@ def test_a_checkpoint_holds_adapters_alone(finished):
     newest = sorted((workdir / "checkpoints").glob("step_*"))[-1]
     leaves = json.loads((newest / "manifest.json").read_text())["content"]["leaves"]
     matrices = [path for path, described in leaves.items() if "," in described]
-    # Parameters, two moments of Adam, pi_ref and pi_t, of A and B of two projections.
-    assert len(matrices) == 5 * 4
+    # Parameters, two moments of Adam and pi_t, of A and B of two projections; pi_ref is the base and takes no room.
+    assert len(matrices) == 4 * 4
     assert all(path.endswith(("q_proj/a", "q_proj/b", "up_proj/a", "up_proj/b")) for path in matrices)
 
 
@@ -111,3 +114,22 @@ def test_a_run_goes_on_from_its_adapters_and_refuses_another_base(finished, tmp_
             start(config, again)
     finally:
         file.write_bytes(original)
+
+
+def test_a_mesh_trains_the_adapters_of_one_device(finished, tmp_path):
+    config, _, workdir = finished
+    config = config.copy_and_resolve_references()
+    config.mesh.update({"data": 2, "fsdp": 2})
+    settings = settings_from_config(config)
+    parts = load_start(settings, load_task(settings), make_mesh({"data": 2, "fsdp": 2}))
+    # The base was read into its shards: half of the kernel's rows are on each device.
+    kernel = parts.frozen["layers_0"]["attention"]["q_proj"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (kernel.shape[0] // 2, kernel.shape[1])
+    start(config, tmp_path / "run")
+    one, mesh = (load_file(run / "export_adapter/adapter_model.safetensors") for run in (workdir, tmp_path / "run"))
+    assert one.keys() == mesh.keys()
+    for name, adapter in one.items():
+        np.testing.assert_allclose(mesh[name], adapter, rtol=1e-4, atol=1e-5, err_msg=name)
+    for ours, theirs in zip(rows_of(tmp_path / "run"), rows_of(workdir), strict=True):
+        for name in {"loss", "grad_norm", "kl", "estep/ess"} & theirs.keys():
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)

@@ -48,7 +48,6 @@ def test_a_flax_class_is_fine_tuned_and_saved_as_itself(tmp_path):
     config = arithmetic.get_config("vmpo,quick")
     config.unlock()
     config.phases = ("rl",)
-    del config["sft"]
     config.model.update({"path": str(tmp_path / "base"), "loader": "flax", "dropout": 0.0})
     config.rl.update({"num_iterations": 1, "max_completion_length": 4, "num_updates": 1, "num_generations": 2})
     config.rl.optimizer.warmup_steps = 0
@@ -101,14 +100,19 @@ def test_sft_on_whole_conversations(tmp_path):
     config = gsm8k.get_config("quick")
     config.unlock()
     config.phases = ("sft",)
-    del config["rl"]
     config.model.path = str(tmp_path / "base")
     config.data.update({"train_path": str(tmp_path / "train.jsonl"), "heldout_path": str(tmp_path / "test.jsonl")})
     config.data.columns = {}
     config.sft.update({"num_iterations": 12, "max_completion_length": 48, "num_microbatches": 1, "eval_every": 12})
     config.sft.optimizer.update({"learning_rate": 0.01, "schedule": "constant"})
     start(config, tmp_path / "run")
-    losses = [row["loss"] for row in rows_of(tmp_path / "run")[1:]]
+    metrics = rows_of(tmp_path / "run")
+    # All tokens that the model read: both roles' turns, of 24 rows in as many epochs as 12 batches are.
+    texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows[:24]]
+    # But for the line's end behind the last turn, which nobody has to write.
+    num_tokens = sum(len(tokenizer.encode(text[:-1], add_special_tokens=False)) for text in texts)
+    assert metrics[-1]["num_tokens"] == 12 * config.sft.batch_prompts // 24 * num_tokens
+    losses = [row["loss"] for row in metrics[1:]]
     assert losses[-1] < losses[0] / 2
     samples = [json.loads(line) for line in (tmp_path / "run/samples.jsonl").read_text().splitlines()]
     # Asked for the last turn, with all before it.

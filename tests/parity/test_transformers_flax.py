@@ -1,12 +1,14 @@
 """Checkpoints of transformers' Flax classes: the same parameters, and the same logits where the class is right."""
 
 import functools
+import json
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from gempi_jax.llm.hf import load_pretrained, save_pretrained
 from gempi_jax.llm.hf.flax_models import FlaxPolicy, load_flax_policy
@@ -107,6 +109,89 @@ def test_a_corrupt_msgpack_says_so(flax_model, tmp_path, content):
     (tmp_path / "flax_model.msgpack").write_bytes(content)
     with pytest.raises(ValueError, match=r"flax_model.msgpack is truncated or corrupt: .*; download or export"):
         load_pretrained(tmp_path)
+
+
+@pytest.fixture(params=["safetensors", "msgpack"])
+def sharded(request, flax_model, tmp_path):
+    """(a model, its folder with the weights in several files, the index's path)."""
+    theirs, folder = flax_model("GPT2")
+    if request.param == "safetensors":
+        save_pretrained(tmp_path, load_pretrained(folder), max_shard_bytes=4000)
+    else:
+        theirs.save_pretrained(tmp_path, max_shard_size="4KB")
+    (index,) = tmp_path.glob("*.index.json")
+    assert len(list(tmp_path.glob(f"*.{request.param}"))) > 2
+    return theirs, tmp_path, index
+
+
+def test_shards_with_an_index_give_the_class_its_parameters(sharded):
+    theirs, folder, _ = sharded
+    policy, params = load_flax_policy(folder)
+    assert type(policy.model) is transformers.FlaxGPT2LMHeadModel
+    assert jax.tree.structure(params) == jax.tree.structure(theirs.params)
+    jax.tree.map(np.testing.assert_array_equal, params, theirs.params)
+    # And our decoder reads the same folder, whichever format it has.
+    ours = load_pretrained(folder)
+    expected = theirs(TOKENS).logits
+    logits = jax.jit(ours.model.apply)({"params": ours.params}, TOKENS)
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize("load", [load_flax_policy, load_pretrained])
+def test_a_shard_that_is_missing_or_corrupt_is_named(sharded, load):
+    _, folder, index = sharded
+    weight_map = json.loads(index.read_text())["weight_map"]
+    shard = folder / sorted(set(weight_map.values()))[1]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-9])
+    with pytest.raises(ValueError, match=f"{shard.name} is truncated or corrupt: .*; download or export it again"):
+        load(folder)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{index.name} names the shard {shard.name}, which is missing"):
+        load(folder)
+    shard.write_bytes(content)
+    for some, name, message in [
+        (next(iter(weight_map)), "../out", "outside the folder"),
+        ("odd", shard.name, f"places tensor 'odd' in {shard.name}, which does not hold it"),
+    ]:
+        index.write_text(json.dumps({"weight_map": weight_map | {some: name}}))
+        with pytest.raises(ValueError, match=message):
+            load(folder)
+    index.write_text("{}")
+    with pytest.raises(ValueError, match="has no weight_map"):
+        load(folder)
+
+
+def test_every_tensor_is_accounted_for(flax_model, tmp_path):
+    theirs, folder = flax_model("GPT2")
+    save_pretrained(tmp_path, load_pretrained(folder))
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    embedding = tensors["transformer.wte.weight"]
+    # Integers, old buffers and the tied head once more are known, and change nothing.
+    known = {
+        "transformer.h.0.attn.bias": np.ones((1, 1, 16, 16), np.uint8),
+        "transformer.h.0.attn.masked_bias": np.full((), -1e4, np.float32),
+        "lm_head.weight": embedding,
+    }
+    save_file(tensors | known, file)
+    jax.tree.map(np.testing.assert_array_equal, load_flax_policy(tmp_path)[1], theirs.params)
+    for changed, message in [
+        (tensors | {"lm_head.weight": embedding + 1}, "unknown tensor 'lm_head.kernel'"),
+        (tensors | {"transformer.h.1.ln_1.bias": embedding[0]}, r"unknown tensor 'transformer\.h\.1\.ln_1\.bias'"),
+        ({k: v for k, v in tensors.items() if k != "transformer.ln_f.bias"}, "'transformer/ln_f/bias' .of 1. is miss"),
+        (tensors | {"transformer.ln_f.bias": embedding[0, 1:]}, "files do not belong to this config.json"),
+    ]:
+        save_file(changed, file)
+        with pytest.raises(ValueError, match=message):
+            load_flax_policy(tmp_path)
+
+
+def test_a_body_without_its_head_is_read_into_the_whole_model(flax_model, tmp_path):
+    theirs, _ = flax_model("GPT2")
+    body = transformers.FlaxGPT2Model(theirs.config, _do_init=False)
+    body.save_pretrained(tmp_path, params=theirs.params["transformer"])
+    jax.tree.map(np.testing.assert_array_equal, load_flax_policy(tmp_path)[1], theirs.params)
 
 
 @pytest.mark.parametrize("family", SETTINGS)

@@ -130,6 +130,12 @@ def test_a_policy_that_cannot_be(changes, message, tmp_path):
     refused(config, tmp_path, message)
 
 
+def test_a_stop_sequence_that_is_no_text_of_the_tokenizer(tmp_path):
+    config = arithmetic.get_config("vmpo,quick")
+    config.rl.stop_sequences = ("\u2603",)
+    refused(config, tmp_path, r"config\.rl\.stop_sequences: '\u2603' (gives no tokens|is not in the tokenizer's vocab)")
+
+
 def test_a_classifier_that_cannot_be(tmp_path):
     config = arithmetic.get_config("vmpo,quick")
     for name, message in [

@@ -69,7 +69,18 @@ def test_a_config_with_required_paths_says_so():
         ({"rl__batch_prompts": True}, r"config\.rl\.batch_prompts = True: must be of type int"),
         ({"rl__batch_prompts": 6}, r"batch_prompts = 6: m_step_fraction of it must be a multiple of num_updates"),
         ({"rl__temperature": 0.0}, r"config\.rl\.temperature = 0\.0"),
-        ({"phases": ("sft", "rll")}, r"config\.phases names 'rll'"),
+        ({"phases": ("sft", "rll")}, r"config\.phases names 'rll', which is no section of a phase; did you mean 'rl'"),
+        ({"phases": ("sft", "model")}, r"config\.phases names 'model', which is no section of a phase"),
+        ({"phases": ("rl", "sft", "rl")}, r"config\.phases names 'rl' twice"),
+        # Not run, and yet read.
+        ({"phases": ("rl",), "sft__learning_rte": 1.0}, r"config\.sft\.learning_rte: unknown key"),
+        ({"phases": ("rl",), "sfd": {"seed": 1}}, r"config\.sfd: unknown key"),
+        ({"rl__top_k": -1}, r"config\.rl\.top_k = -1: must be at least 1, or 0 to keep the whole"),
+        ({"rl__min_p": 1.5}, r"config\.rl\.min_p = 1\.5: must be in \(0, 1\], or 0 to truncate nothing"),
+        ({"rl__prefill_chunk": -4}, r"config\.rl\.prefill_chunk = -4: must be at least 1, or 0 for prompts at once"),
+        ({"rl__stop_sequences": "END"}, r"config\.rl\.stop_sequences = 'END': must be a tuple, is str"),
+        ({"rl__stop_sequences": ("END", "")}, r"config\.rl\.stop_sequences = \('END', ''\): '' ends everything; drop"),
+        ({"rl__stop_sequences": (3,)}, r"config\.rl\.stop_sequences = 3: must be of type str, is int"),
         ({"phases": "sft"}, r"config\.phases = 'sft': must be a tuple"),
         ({"data": None}, r"config\.data: missing"),
         ({"rewards": "exact_match"}, r"config\.rewards = 'exact_match': must be a section"),
@@ -79,6 +90,11 @@ def test_a_config_with_required_paths_says_so():
 def test_mistakes_name_place_value_and_fix(changes, message):
     with pytest.raises(ValueError, match=message):
         settings_from_config(changed(**changes))
+
+
+@pytest.mark.parametrize("names", [("rl",), ("rl", "sft"), ["sft"]])
+def test_phases_run_in_the_order_named_and_the_others_do_not(names):
+    assert list(settings_from_config(changed(phases=names)).phases) == list(names)
 
 
 @pytest.mark.parametrize(

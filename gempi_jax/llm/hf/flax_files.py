@@ -22,7 +22,12 @@ class FlaxFile:
     """A msgpack file of arrays; it is read whole, since the format has no index.
 
     The Flax classes transpose every kernel of their PyTorch twins, GPT-2's included, and call norms' weights "scale"
-    and tables "embedding".
+    and tables "embedding".  A shard of several is flat, its keys the leaves' paths.
+
+    Attributes:
+      path: of the file.
+      leaves: arrays as they are, by path in the tree.
+      entries: shapes under the names and in the layout of PyTorch's classes.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -34,11 +39,13 @@ class FlaxFile:
         self.path = path
         try:
             tree = flax.serialization.msgpack_restore(path.read_bytes())
-            flat = flax.traverse_util.flatten_dict(tree)
-            self._arrays = dict(_renamed(keys, array) for keys, array in flat.items())
+            self.leaves = {"/".join(keys): _array(keys, x) for keys, x in flax.traverse_util.flatten_dict(tree).items()}
         except Exception as error:  # msgpack and numpy raise a dozen kinds for bytes that make no sense
             reason = str(error) or type(error).__name__
             raise ValueError(f"{path} is truncated or corrupt: {reason}; download or export it again") from error
+        self._arrays = {
+            torch_name(leaf): array.T if leaf.endswith("/kernel") else array for leaf, array in self.leaves.items()
+        }
         self.entries = {name: Shape(array.shape) for name, array in self._arrays.items()}
 
     def view(self, name: str) -> np.ndarray:
@@ -53,8 +60,13 @@ class FlaxFile:
         return array
 
 
-def _renamed(keys: tuple[str, ...], array: Any) -> tuple[str, np.ndarray]:
+def torch_name(leaf: str) -> str:
+    """What PyTorch's classes call a leaf, given by its path in Flax's tree."""
+    *path, last = leaf.split("/")
+    return ".".join((*path, _LEAVES.get(last, last)))
+
+
+def _array(keys: tuple[str, ...], array: Any) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{'/'.join(keys)} is a {type(array).__name__}, no array")
-    name = ".".join((*keys[:-1], _LEAVES.get(keys[-1], keys[-1])))
-    return name, array.T if keys[-1] == "kernel" else array
+    return array

@@ -11,15 +11,11 @@ import inspect
 import pathlib
 from typing import Any
 
-import flax.core
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from gempi_jax.llm.hf.config import read_json
-from gempi_jax.llm.hf.fields import LARGEST, MOST_LAYERS, Fields
-from gempi_jax.llm.hf.weights import FLAX, SINGLE
+from gempi_jax.llm.hf.flax_classes import open_flax
 from gempi_jax.models import Cache, DecoderConfig, KeyValue, Prefix
 from gempi_jax.types import Array, Params
 
@@ -134,72 +130,3 @@ def load_flax_policy(path: str | pathlib.Path, *, dtype: Any = jnp.float32) -> t
     """
     model, params = open_flax("FlaxAutoModelForCausalLM", path, dtype=dtype)
     return FlaxPolicy(model), params
-
-
-def open_flax(opener: str, path: str | pathlib.Path, *, dtype: Any = jnp.float32) -> tuple[Any, Params]:
-    """A transformers model by one of its Flax auto classes, apart from its parameters; no code of the folder is run.
-
-    Args:
-      opener: the auto class, by name, since transformers 5 has none.
-      path: a folder here.
-      dtype: of the activations.
-
-    Raises:
-      ImportError: the installed transformers has no Flax classes.
-      FileNotFoundError: no such folder, or no weights in it.
-      ValueError: files that the class cannot read or that lack some of its parameters, a config.json that asks for code
-        of the folder's own, or absurd sizes.
-    """
-    import transformers
-
-    if not hasattr(transformers, opener):
-        raise ImportError(
-            f"transformers {transformers.__version__} has no Flax classes (5.0 removed them); install 4.57, or use "
-            "load_pretrained for the families that it covers"
-        )
-    folder = pathlib.Path(path).expanduser()
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json; give a model folder")
-    _check_config(folder / "config.json")
-    if not any((folder / name).is_file() for name in (*_FLAX_FILES, SINGLE)):
-        raise FileNotFoundError(f"{folder} holds no weights: none of {', '.join(_FLAX_FILES)} and {SINGLE} is there")
-    try:
-        model, params = _read(getattr(transformers, opener), folder, dtype)
-    except Exception as error:  # of a dozen kinds, for classes and files that do not go together
-        raise ValueError(f"{folder}: {opener} cannot open it: {error}") from error
-    needed = flax.traverse_util.flatten_dict(flax.core.unfreeze(model.params_shape_tree), sep="/")
-    missing = sorted(needed.keys() - flax.traverse_util.flatten_dict(flax.core.unfreeze(params), sep="/").keys())
-    if missing:
-        raise ValueError(
-            f"{folder}: parameter {missing[0]!r} (of {len(missing)}) is missing; the files are another kind of model's "
-            f"than {type(model).__name__}"
-        )
-    return model, params
-
-
-_FLAX_FILES = (FLAX, f"{FLAX}.index.json")
-
-
-def _read(opener: Any, folder: pathlib.Path, dtype: Any) -> tuple[Any, Params]:
-    """The model and its parameters; of PyTorch's files the safetensors only, which the classes cannot read unaided."""
-    strict = {"trust_remote_code": False, "local_files_only": True}
-    if any((folder / name).is_file() for name in _FLAX_FILES):
-        return opener.from_pretrained(str(folder), dtype=dtype, _do_init=False, **strict)
-    from transformers import AutoConfig
-    from transformers.modeling_flax_pytorch_utils import load_pytorch_checkpoint_in_flax_state_dict
-
-    # Names are translated by looking at parameters, so some have to be made; the model that is kept has none.
-    random = opener.from_config(AutoConfig.from_pretrained(str(folder), **strict), dtype=dtype)
-    params = load_pytorch_checkpoint_in_flax_state_dict(random, str(folder / SINGLE), is_sharded=False)
-    return type(random)(random.config, dtype=dtype, _do_init=False), params
-
-
-def _check_config(path: pathlib.Path) -> None:
-    values = read_json(path)
-    fields = Fields(values, str(path))
-    fields.refuse_code(())
-    for name, value in values.items():
-        if isinstance(value, int):
-            largest = MOST_LAYERS if name.endswith(("layers", "n_layer")) else LARGEST
-            if value > largest:
-                raise fields.error(f"attribute {name!r} is {value}; it must be a whole number up to {largest}")

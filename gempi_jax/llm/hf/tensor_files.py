@@ -33,6 +33,11 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
     begin: int
 
+    @property
+    def floating(self) -> bool:
+        """Whether its numbers are floating-point; a checkpoint's integers and booleans are buffers."""
+        return self.dtype.startswith(("F", "BF"))
+
 
 class TensorFile:
     """A safetensors file, open for reading; arrays are views into the file until they are copied."""

@@ -11,14 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gempi_jax.llm.hf.config import read_json
+from gempi_jax.llm.hf.checkpoint_files import INDEX, SINGLE, Tensors, open_tensors
 from gempi_jax.llm.hf.family import Family
-from gempi_jax.llm.hf.flax_files import FlaxFile
 from gempi_jax.llm.hf.tensor_files import Plan, TensorFile, write_tensors
 from gempi_jax.models import Decoder, DecoderConfig
 from gempi_jax.types import Params
-
-SINGLE, INDEX, FLAX = "model.safetensors", "model.safetensors.index.json", "flax_model.msgpack"
 
 Placing = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 """From a parameter's path (``"layers_0/mlp/up_proj/kernel"``) and shape to where it shall lie."""
@@ -83,49 +80,7 @@ def _few(names: Iterable[str], count: int = 6) -> str:
     return ", ".join(map(repr, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
-def open_tensors(folder: pathlib.Path) -> dict[str, TensorFile | FlaxFile]:
-    """The file of every tensor of a checkpoint folder: one, several with an index, or Flax's.
-
-    Raises:
-      FileNotFoundError: no weights, or a shard that the index names is missing.
-      ValueError: a corrupt file or index.
-    """
-    if (folder / INDEX).is_file():
-        index = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
-            raise ValueError(f"{folder / INDEX} has no weight_map from tensor to file; download or export it again")
-        shards = {name: _open_shard(folder, name) for name in sorted(set(index.values()))}
-        for tensor, name in index.items():
-            if tensor not in shards[name].entries:
-                raise ValueError(f"{folder / INDEX} places tensor {tensor!r} in {name}, which does not hold it")
-        return {tensor: shards[name] for tensor, name in index.items()}
-    if (folder / SINGLE).is_file():
-        file = TensorFile(folder / SINGLE)
-        return dict.fromkeys(file.entries, file)
-    if (folder / FLAX).is_file():
-        flax_file = FlaxFile(folder / FLAX)
-        return dict.fromkeys(flax_file.entries, flax_file)
-    pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
-    if pickles:
-        raise FileNotFoundError(
-            f"{folder} holds its weights only as {pickles[0]}, a pickle, which can run code and is never opened; "
-            "convert it where you trust it: AutoModelForCausalLM.from_pretrained(...).save_pretrained(..., "
-            "safe_serialization=True)"
-        )
-    raise FileNotFoundError(f"{folder} holds no weights: none of {SINGLE}, {INDEX} and {FLAX} is there")
-
-
-def _open_shard(folder: pathlib.Path, name: str) -> TensorFile:
-    if pathlib.PurePath(name).name != name:
-        raise ValueError(
-            f"{folder / INDEX} names the shard {name!r}, which lies outside the folder; that is not followed"
-        )
-    if not (folder / name).is_file():
-        raise FileNotFoundError(f"{folder / INDEX} names the shard {name}, which is missing; download it into {folder}")
-    return TensorFile(folder / name)
-
-
-def _match(files: dict[str, TensorFile | FlaxFile], family: Family, want: Wanted, place: str) -> dict[str, np.ndarray]:
+def _match(files: Tensors, family: Family, want: Wanted, place: str) -> dict[str, np.ndarray]:
     """Views of exactly the wanted tensors, by the family's names.
 
     Raises:

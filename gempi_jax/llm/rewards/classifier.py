@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from gempi_jax.llm.hf.flax_models import open_flax
+from gempi_jax.llm.hf.flax_classes import open_flax
 from gempi_jax.llm.packing import PowerOfTwo
 from gempi_jax.llm.rewards.engine import RewardError
 from gempi_jax.llm.tokenizers import open_tokenizer
