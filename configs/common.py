@@ -185,6 +185,9 @@ def phase(method: str, **changes) -> ConfigDict:
             "stop_sequences": (),
             # Tokens of each prompt that are read at a time, for memory; 0 reads prompts at once.
             "prefill_chunk": 0,
+            # Where log pi_t of a completion comes from: scored (a pass of its own) or sampler (as it was sampled: no
+            # such pass; the same numbers in float32, other rounding in bfloat16).
+            "old_log_probs": "scored",
             # group_mean, batch_mean, value (a learned V(x)) or zero.
             "baseline": "group_mean",
             "normalize_advantages": False,

@@ -132,6 +132,7 @@ class Plan:
         self._ends = phase_ends(self._tokenizer, settings)
         for name, phase in settings.phases.items():
             lookup(BASELINES, phase.baseline, f"config.{name}.baseline")
+            lookup(stages.OLD_LOG_PROBS, phase.old_log_probs, f"config.{name}.old_log_probs")
             lookup(stages.SAME_MASK, phase.trust_region_dropout, f"config.{name}.trust_region_dropout")
         self._methods = [method_from_settings(name, phase) for name, phase in settings.phases.items()]
         self._optimizers = [build_optimizers(phase, name) for name, phase in settings.phases.items()]

@@ -31,6 +31,7 @@ from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, init_
 from gempi_jax.types import Array, Params
 
 SAME_MASK = {"same_mask": True, "deterministic": False}
+OLD_LOG_PROBS = {"scored": False, "sampler": True}
 
 
 class Resources(NamedTuple):
@@ -73,6 +74,7 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     policy = resources.policy if phase.baseline == "value" else resources.policy._replace(value_head=None)
     baseline = lookup(BASELINES, phase.baseline, "baseline")
     same_mask = lookup(SAME_MASK, phase.trust_region_dropout, "trust_region_dropout")
+    as_sampled = lookup(OLD_LOG_PROBS, phase.old_log_probs, "old_log_probs")
     chunk = phase.prefill_chunk or None
 
     def rollout(frozen: Params, state: TrainState, prompts: Array, lengths: Array, key: Array):
@@ -100,7 +102,14 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
         if not method.anchors and method.trust_region is None and policy.value_head is None:
             return *plain_batch(batch, 1), {}
         return score_batch(
-            policy.on(frozen), method, baseline, phase.normalize_advantages, state, batch, prefill_chunk=chunk
+            policy.on(frozen),
+            method,
+            baseline,
+            phase.normalize_advantages,
+            state,
+            batch,
+            as_sampled=as_sampled,
+            prefill_chunk=chunk,
         )
 
     def update(

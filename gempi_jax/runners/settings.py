@@ -161,6 +161,7 @@ class PhaseSettings:
       stop_sequences: strings that end a completion, and are part of it.  A held-out completion ends at those of any
         phase.
       prefill_chunk: tokens of each prompt that are read at a time, in every pass of the policy; 0 reads them at once.
+      old_log_probs: scored (pi_t reads its completions once more) or sampler (what it said while it wrote them).
       baseline: group_mean, batch_mean, value (a learned V(x)), or zero.
       normalize_advantages: divides by the batch's standard deviation (DAR).
       m_step_fraction: share of the prompts, those with most weight, that the M-step sees.  1 is the whole batch, over
@@ -187,6 +188,7 @@ class PhaseSettings:
     min_p: float = 0.0
     stop_sequences: tuple[str, ...] = ()
     prefill_chunk: int = 0
+    old_log_probs: str = "scored"
     baseline: str = "group_mean"
     normalize_advantages: bool = False
     m_step_fraction: float = 1.0
@@ -221,6 +223,13 @@ class PhaseSettings:
         _require("" not in self.stop_sequences, "stop_sequences", self.stop_sequences, "'' ends everything; drop it")
         _require(
             self.prefill_chunk >= 0, "prefill_chunk", self.prefill_chunk, "must be at least 1, or 0 for prompts at once"
+        )
+        _require(
+            self.old_log_probs == "scored" or self.source == "rollout" and self.baseline != "value",
+            "old_log_probs",
+            self.old_log_probs,
+            f"only a rollout without a learned baseline does without 'scored'; source is {self.source!r}, "
+            f"baseline {self.baseline!r}",
         )
         _require(0 <= self.old_ema_decay < 1, "old_ema_decay", self.old_ema_decay, "must be in [0, 1)")
 

@@ -98,6 +98,7 @@ def score_batch(
     state: TrainState,
     batch: Batch,
     *,
+    as_sampled: bool = False,
     prefill_chunk: int | None = None,
 ) -> tuple[Scored, Samples, dict[str, Metric]]:
     """Scores a batch under every frozen policy that the method asks for, and takes the baseline off its rewards.
@@ -111,6 +112,7 @@ def score_batch(
       normalize: divides advantages by their standard deviation over the batch.
       state: parameters and snapshots.
       batch: G prompts with K completions each.
+      as_sampled: takes log pi_t from the sampler instead of a pass over what it wrote; no value head, then.
       prefill_chunk: tokens of each prompt that are read at a time; ``None`` for all of them.
 
     Returns:
@@ -121,14 +123,20 @@ def score_batch(
         rows = batch.prompts, batch.prompt_lengths, batch.completions, batch.mask
         return score(policy.model, params, *rows, prefill_chunk=prefill_chunk)
 
-    now = scores(behaviour(state))
-    sequence = {"old": now.log_probs.sum(-1)}
+    num_tokens = batch.mask.sum().astype(jnp.float32)
+    reported = jnp.where(batch.mask, batch.model_log_probs, 0.0)
+    if as_sampled:
+        # -log pi_t of a sample estimates the entropy without bias, at temperature 1 without truncation.
+        old, entropy, features = reported, -reported, jnp.zeros((batch.prompts.shape[0], 1))
+    else:
+        old, entropy, _, features = scores(behaviour(state))
+    sequence = {"old": old.sum(-1)}
     sampler_log_probs = sequence["old"] + batch.sampler_shift
     for name in set(method.snapshots) - {"old"}:
         sequence[name] = scores(state.snapshots[name]).log_probs.sum(-1)
     values = None
     if policy.value_head is not None:
-        values = policy.value_head.apply({"params": state.params["value"]}, now.prompt_hidden)
+        values = policy.value_head.apply({"params": state.params["value"]}, features)
     advantages = baseline(batch.rewards, values)
     if normalize:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
@@ -140,12 +148,12 @@ def score_batch(
         else jnp.zeros((0, *advantages.shape)),
         tie_break=batch.rewards,
     )
-    num_tokens = batch.mask.sum().astype(jnp.float32)
-    gap = jnp.abs(now.log_probs - jnp.where(batch.mask, batch.model_log_probs, 0.0)).sum()
-    metrics = {"entropy": Metric(now.entropy.sum(), num_tokens), "sampler_gap": Metric(gap, num_tokens)}
+    metrics = {"entropy": Metric(entropy.sum(), num_tokens)}
+    if not as_sampled:
+        metrics["sampler_gap"] = Metric(jnp.abs(old - reported).sum(), num_tokens)
     if "ref" in sequence:
         metrics["kl"] = Metric.of((sequence["old"] - sequence["ref"]).mean())
-    return Scored(batch, now.prompt_hidden, now.log_probs), samples, metrics
+    return Scored(batch, features, old), samples, metrics
 
 
 def plain_batch(batch: Batch, hidden_size: int) -> tuple[Scored, Samples]:
