@@ -75,6 +75,10 @@ def test_a_config_with_required_paths_says_so():
         # Not run, and yet read.
         ({"phases": ("rl",), "sft__learning_rte": 1.0}, r"config\.sft\.learning_rte: unknown key"),
         ({"phases": ("rl",), "sfd": {"seed": 1}}, r"config\.sfd: unknown key"),
+        (
+            {"rl__old_log_probs": "sampler", "rl__baseline": "value"},
+            r"config\.rl\.old_log_probs = 'sampler': only a rollout without a learned baseline",
+        ),
         ({"rl__top_k": -1}, r"config\.rl\.top_k = -1: must be at least 1, or 0 to keep the whole"),
         ({"rl__min_p": 1.5}, r"config\.rl\.min_p = 1\.5: must be in \(0, 1\], or 0 to truncate nothing"),
         ({"rl__prefill_chunk": -4}, r"config\.rl\.prefill_chunk = -4: must be at least 1, or 0 for prompts at once"),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gempi_jax.llm.generate import generate
 from gempi_jax.methods import METHODS
 from gempi_jax.models import Adapted, Decoder, DecoderConfig, LoRA, init_adapters, merge_adapters
 from gempi_jax.runners.baselines import BASELINES
@@ -73,3 +74,32 @@ def test_the_reference_of_a_policy_that_trains_whole_is_its_start(trees):
     state = later_phase(MODEL, trees[0])
     for name in ("ref", "old"):
         jax.tree.map(np.testing.assert_array_equal, state.snapshots[name], trees[0])
+
+
+def test_what_the_sampler_said_is_what_a_pass_over_its_completions_says(trees):
+    state, key = later_phase(MODEL, trees[0]), jax.random.key(3)
+
+    @jax.jit
+    def run(state):
+        # Above temperature 1, so that what sampled and the model differ; id 0 ends some completions early.
+        out = generate(
+            MODEL, trees[0], PROMPTS, LENGTHS, key, num_samples=2, max_new_tokens=3, temperature=1.5, eos_id=(0, 1, 2)
+        )
+        shift = (out.sampler_log_probs - out.model_log_probs).sum(-1)
+        rewards = jnp.arange(4.0).reshape(2, 2)
+        batch = Batch(PROMPTS, LENGTHS, out.tokens, out.mask, shift, out.model_log_probs, rewards, jnp.arange(2))
+        policy = Policy(MODEL, None)
+        return batch, *(
+            score_batch(policy, METHOD, BASELINES["group_mean"], False, state, batch, as_sampled=as_sampled)
+            for as_sampled in (False, True)
+        )
+
+    batch, (scored, samples, metrics), (sampled, same, fewer) = run(state)
+    assert not batch.mask.all()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), samples, same)
+    np.testing.assert_allclose(scored.old_log_probs, sampled.old_log_probs, rtol=1e-5, atol=1e-6)
+    assert metrics["sampler_gap"].mean() < 1e-6
+    assert set(metrics) - set(fewer) == {"sampler_gap"}
+    # -log pi of the sampled tokens, by hand.
+    expected = -jnp.where(batch.mask, scored.old_log_probs, 0.0).sum() / batch.mask.sum()
+    np.testing.assert_allclose(fewer["entropy"].mean(), expected, rtol=1e-5)
