@@ -225,7 +225,7 @@ class PhaseSettings:
             self.prefill_chunk >= 0, "prefill_chunk", self.prefill_chunk, "must be at least 1, or 0 for prompts at once"
         )
         _require(
-            self.old_log_probs == "scored" or self.source == "rollout" and self.baseline != "value",
+            self.old_log_probs == "scored" or (self.source == "rollout" and self.baseline != "value"),
             "old_log_probs",
             self.old_log_probs,
             f"only a rollout without a learned baseline does without 'scored'; source is {self.source!r}, "
