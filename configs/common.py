@@ -185,6 +185,9 @@ def phase(method: str, **changes) -> ConfigDict:
             "stop_sequences": (),
             # Tokens of each prompt that are read at a time, for memory; 0 reads prompts at once.
             "prefill_chunk": 0,
+            # As sequences end, the others of a rollout go on in batches of 1 / 2, 1 / 4, ... of the size: (2, 4, 8, 16)
+            # is faster where lengths vary and completions are long, and compiles longer.  For one device.
+            "shrink": (),
             # group_mean, batch_mean, value (a learned V(x)) or zero.
             "baseline": "group_mean",
             "normalize_advantages": False,

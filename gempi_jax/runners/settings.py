@@ -161,6 +161,8 @@ class PhaseSettings:
       stop_sequences: strings that end a completion, and are part of it.  A held-out completion ends at those of any
         phase.
       prefill_chunk: tokens of each prompt that are read at a time, in every pass of the policy; 0 reads them at once.
+      shrink: divisors of a rollout's batch, (2, 4, 8, 16) say: as sequences end, the others go on in batches of that
+        part of its size; for one device, where lengths vary widely, see :func:`gempi_jax.llm.packed.run`.
       baseline: group_mean, batch_mean, value (a learned V(x)), or zero.
       normalize_advantages: divides by the batch's standard deviation (DAR).
       m_step_fraction: share of the prompts, those with most weight, that the M-step sees.  1 is the whole batch, over
@@ -187,6 +189,7 @@ class PhaseSettings:
     min_p: float = 0.0
     stop_sequences: tuple[str, ...] = ()
     prefill_chunk: int = 0
+    shrink: tuple[int, ...] = ()
     baseline: str = "group_mean"
     normalize_advantages: bool = False
     m_step_fraction: float = 1.0
@@ -221,6 +224,12 @@ class PhaseSettings:
         _require("" not in self.stop_sequences, "stop_sequences", self.stop_sequences, "'' ends everything; drop it")
         _require(
             self.prefill_chunk >= 0, "prefill_chunk", self.prefill_chunk, "must be at least 1, or 0 for prompts at once"
+        )
+        _require(
+            all(small < large for small, large in zip((1, *self.shrink), self.shrink, strict=False)),
+            "shrink",
+            self.shrink,
+            "give growing whole numbers above 1, such as (2, 4, 8, 16)",
         )
         _require(0 <= self.old_ema_decay < 1, "old_ema_decay", self.old_ema_decay, "must be in [0, 1)")
 
