@@ -185,6 +185,9 @@ def phase(method: str, **changes) -> ConfigDict:
             "stop_sequences": (),
             # Tokens of each prompt that are read at a time, for memory; 0 reads prompts at once.
             "prefill_chunk": 0,
+            # As sequences end, the others of a rollout go on in batches of 1 / 2, 1 / 4, ... of the size: (2, 4, 8, 16)
+            # is faster where lengths vary and completions are long, and compiles longer.  For one device.
+            "shrink": (),
             # Where log pi_t of a completion comes from: scored (a pass of its own) or sampler (as it was sampled: no
             # such pass; the same numbers in float32, other rounding in bfloat16).
             "old_log_probs": "scored",

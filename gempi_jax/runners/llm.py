@@ -15,6 +15,7 @@ from gempi_jax.models import ValueHead
 from gempi_jax.runners import phase as stages
 from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import lookup, method_from_settings
+from gempi_jax.runners.checks import check_plan
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.ends import phase_ends, union
 from gempi_jax.runners.judge import Judge
@@ -142,8 +143,8 @@ class Plan:
         self._heldout = self._source(
             task.heldout, ends=union(self._ends.values()), batch_prompts=1, max_completion_length=longest, seed=0
         )
-        self._check_lengths()
-        self._check_batches()
+        widths = {name: source.prompt_width for name, source in zip(self._names, self._sources, strict=True)}
+        check_plan(settings, longest=start.model.config.max_positions, prompt_widths=widths, mesh=mesh.shape)
 
     def initial_state(self) -> TrainState:
         """Parameters before the first phase, in their shards; the rest is filled in by the phases."""
@@ -211,29 +212,6 @@ class Plan:
     def _num_parts(self) -> int:
         """Into how many parts the mesh cuts a batch."""
         return self._mesh.shape["data"] * self._mesh.shape["fsdp"]
-
-    def _check_batches(self) -> None:
-        for name, phase in self.settings.phases.items():
-            if phase.batch_prompts % self._num_parts:
-                raise ValueError(
-                    f"config.{name}.batch_prompts = {phase.batch_prompts}: must be a multiple of the {self._num_parts} "
-                    "devices along config.mesh.data and config.mesh.fsdp"
-                )
-            if phase.prefill_chunk and self.settings.model.loader == "flax":
-                raise ValueError(
-                    f"config.{name}.prefill_chunk = {phase.prefill_chunk}: transformers' Flax classes read prompts at "
-                    "once; set it to 0, or use config.model.loader = 'decoder'"
-                )
-
-    def _check_lengths(self) -> None:
-        longest = self.start.model.config.max_positions
-        for name, source in zip(self._names, self._sources, strict=True):
-            completion = self.settings.phases[name].max_completion_length
-            if source.prompt_width + completion > longest:
-                raise ValueError(
-                    f"config.{name}.max_completion_length = {completion}: with prompts of up to {source.prompt_width} "
-                    f"tokens that is more than the model's {longest} positions; lower it, or data.max_prompt_length"
-                )
 
     def _shardings(self, tree):
         return sharding.state_shardings(tree, self._mesh)

@@ -94,6 +94,7 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
             pad_id=resources.pad_id,
             stop_sequences=resources.ends.stop_sequences,
             prefill_chunk=chunk,
+            shrink=phase.shrink,
         )
         shift = (completions.sampler_log_probs - completions.model_log_probs).sum(-1)
         return completions, shift

@@ -161,6 +161,8 @@ class PhaseSettings:
       stop_sequences: strings that end a completion, and are part of it.  A held-out completion ends at those of any
         phase.
       prefill_chunk: tokens of each prompt that are read at a time, in every pass of the policy; 0 reads them at once.
+      shrink: divisors of a rollout's batch, (2, 4, 8, 16) say: as sequences end, the others go on in batches of that
+        part of its size; for one device, where lengths vary widely, see :func:`gempi_jax.llm.packed.run`.
       old_log_probs: scored (pi_t reads its completions once more) or sampler (what it said while it wrote them).
       baseline: group_mean, batch_mean, value (a learned V(x)), or zero.
       normalize_advantages: divides by the batch's standard deviation (DAR).
@@ -188,6 +190,7 @@ class PhaseSettings:
     min_p: float = 0.0
     stop_sequences: tuple[str, ...] = ()
     prefill_chunk: int = 0
+    shrink: tuple[int, ...] = ()
     old_log_probs: str = "scored"
     baseline: str = "group_mean"
     normalize_advantages: bool = False
@@ -230,6 +233,12 @@ class PhaseSettings:
             self.old_log_probs,
             f"only a rollout without a learned baseline does without 'scored'; source is {self.source!r}, "
             f"baseline {self.baseline!r}",
+        )
+        _require(
+            all(small < large for small, large in zip((1, *self.shrink), self.shrink, strict=False)),
+            "shrink",
+            self.shrink,
+            "give growing whole numbers above 1, such as (2, 4, 8, 16)",
         )
         _require(0 <= self.old_ema_decay < 1, "old_ema_decay", self.old_ema_decay, "must be in [0, 1)")
 

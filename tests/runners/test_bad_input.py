@@ -88,6 +88,12 @@ def test_a_batch_that_the_devices_do_not_divide(config, tmp_path):
     refused(config, tmp_path, r"config\.rl\.batch_prompts = 4: must be a multiple of the 8 devices")
 
 
+def test_a_batch_that_shrinks_on_several_devices(config, tmp_path):
+    config.mesh.tensor = 2
+    config.rl.shrink = (2,)
+    refused(config, tmp_path, r"config\.rl\.shrink = \(2,\): is for one device")
+
+
 def test_a_mesh_of_more_devices_than_there_are(config, tmp_path):
     config.mesh.data = 1024
     refused(config, tmp_path, r"1024 devices")

@@ -82,6 +82,7 @@ def test_a_config_with_required_paths_says_so():
         ({"rl__top_k": -1}, r"config\.rl\.top_k = -1: must be at least 1, or 0 to keep the whole"),
         ({"rl__min_p": 1.5}, r"config\.rl\.min_p = 1\.5: must be in \(0, 1\], or 0 to truncate nothing"),
         ({"rl__prefill_chunk": -4}, r"config\.rl\.prefill_chunk = -4: must be at least 1, or 0 for prompts at once"),
+        ({"rl__shrink": (2, 2)}, r"config\.rl\.shrink = \(2, 2\): give growing whole numbers above 1"),
         ({"rl__stop_sequences": "END"}, r"config\.rl\.stop_sequences = 'END': must be a tuple, is str"),
         ({"rl__stop_sequences": ("END", "")}, r"config\.rl\.stop_sequences = \('END', ''\): '' ends everything; drop"),
         ({"rl__stop_sequences": (3,)}, r"config\.rl\.stop_sequences = 3: must be of type str, is int"),
