@@ -37,20 +37,34 @@ def get_config(arg: str | None = None) -> ConfigDict:
         max_completion_length=21,
         num_updates=1,
         baseline="zero",
-        optimizer={"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 20},
+        optimizer={"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 20},
     )
     config.rl = common.phase(
         method,
-        num_iterations=150,
+        num_iterations=200,
+        eval_every=20,
         batch_prompts=256,
         num_generations=4,
         max_completion_length=21,
         # Three eighths of the prompts hold nearly all of the weight: most others are all right or all wrong.
         m_step_fraction=0.375,
         num_updates=4,
-        optimizer={"name": "adam", "learning_rate": 1e-3, "b2": 0.95, "schedule": "cosine", "warmup_steps": 10},
+        # A reference that trails the policy by about five iterations keeps the first of them, where duals and Adam know
+        # nothing yet, from undoing what SFT has learned; it pays for a wider trust region and a rate that stays up.
+        old_ema_decay=0.8,
+        old_log_probs="sampler",
+        optimizer={
+            "name": "adam",
+            "learning_rate": 1e-3,
+            "b2": 0.95,
+            "schedule": "cosine",
+            "final_fraction": 0.3,
+            "warmup_steps": 10,
+        },
         duals={"num_temperature_steps": 10, "temperature_learning_rate": 0.01, "multiplier_learning_rate": 0.5},
     )
+    if "epsilon_alpha" in config.rl.method_args:
+        config.rl.method_args.epsilon_alpha = 0.008
     if method == "sft":
         # SFT continued for as long as V-MPO takes: the comparison that the README quotes.
         config.rl = config.sft.copy_and_resolve_references()
