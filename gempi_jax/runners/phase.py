@@ -77,28 +77,6 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     as_sampled = lookup(OLD_LOG_PROBS, phase.old_log_probs, "old_log_probs")
     chunk = phase.prefill_chunk or None
 
-    def rollout(frozen: Params, state: TrainState, prompts: Array, lengths: Array, key: Array):
-        completions = generate(
-            policy.on(frozen).model,
-            behaviour(state),
-            prompts,
-            lengths,
-            key,
-            num_samples=phase.num_generations,
-            max_new_tokens=phase.max_completion_length,
-            temperature=phase.temperature,
-            top_k=phase.top_k or None,
-            top_p=phase.top_p if phase.top_p < 1 else None,
-            min_p=phase.min_p or None,
-            eos_id=resources.ends.eos_ids,
-            pad_id=resources.pad_id,
-            stop_sequences=resources.ends.stop_sequences,
-            prefill_chunk=chunk,
-            shrink=phase.shrink,
-        )
-        shift = (completions.sampler_log_probs - completions.model_log_probs).sum(-1)
-        return completions, shift
-
     def score(frozen: Params, state: TrainState, batch: Batch):
         if not method.anchors and method.trust_region is None and policy.value_head is None:
             return *plain_batch(batch, 1), {}
@@ -145,13 +123,41 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
         return jax.lax.with_sharding_constraint(state, resources.shardings(state))
 
     return Stages(
-        Compiled(rollout),
+        Compiled(_rollout(phase, policy, resources)),
         Compiled(score),
         Compiled(e_step),
         Compiled(update, donate=(1,)),
         Compiled(lambda state: settled(skip_update(state))),
         Compiled(finish, donate=(0,)),
     )
+
+
+def _rollout(phase: PhaseSettings, policy: Policy, resources: Resources) -> Callable:
+    """pi_t writes ``num_generations`` completions of each prompt, as the phase's sampler is set."""
+
+    def rollout(frozen: Params, state: TrainState, prompts: Array, lengths: Array, key: Array):
+        completions = generate(
+            policy.on(frozen).model,
+            behaviour(state),
+            prompts,
+            lengths,
+            key,
+            num_samples=phase.num_generations,
+            max_new_tokens=phase.max_completion_length,
+            temperature=phase.temperature,
+            top_k=phase.top_k or None,
+            top_p=phase.top_p if phase.top_p < 1 else None,
+            min_p=phase.min_p or None,
+            eos_id=resources.ends.eos_ids,
+            pad_id=resources.pad_id,
+            stop_sequences=resources.ends.stop_sequences,
+            prefill_chunk=phase.prefill_chunk or None,
+            shrink=phase.shrink,
+        )
+        shift = (completions.sampler_log_probs - completions.model_log_probs).sum(-1)
+        return completions, shift
+
+    return rollout
 
 
 def fresh_state(policy: Policy, method: Method, optimizers: Optimizers, state: TrainState) -> TrainState:
