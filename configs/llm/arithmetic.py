@@ -68,8 +68,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if method == "sft":
         # SFT continued for as long as V-MPO takes: the comparison that the README quotes.
         config.rl = config.sft.copy_and_resolve_references()
-        config.rl.update({"num_iterations": 3600, "eval_every": 450})
-        config.checkpoint.every = 450
+        config.rl.update({"num_iterations": 2500, "eval_every": 250})
+        config.checkpoint.every = 250
     if quick:
         shrink(config)
     return config.lock()
