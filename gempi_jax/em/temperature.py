@@ -1,6 +1,7 @@
 """Temperatures that solve (25): budgets in, coefficients out, and a certificate where no target can meet them."""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,10 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from gempi_jax.em.checks import known_values, samples_agree
-from gempi_jax.em.diagnostics import anchor_kl
-from gempi_jax.em.mixture import log_weights_from_ratios
-from gempi_jax.em.moments import Problem, dual_slope, overlap, prepare, thinned
-from gempi_jax.em.solver import MAX_ITERATIONS, Minimum, barrier_newton, inverse_small, resume, slack
+from gempi_jax.em.general import general_change, general_landscape
+from gempi_jax.em.moments import kl_change, kl_landscape
+from gempi_jax.em.solver import MAX_ITERATIONS, Landscape, Minimum, barrier_newton, inverse_small, resume, slack
+from gempi_jax.numerics.divergences import KL, FDivergence
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
 
@@ -47,16 +48,21 @@ class TemperatureSolution(NamedTuple):
     saturated: Bool[Array, ""]
 
 
-def _certificate(budgets, problem: Problem) -> tuple[Array, Array]:
-    """max over the simplex of -log Z-hat(s) - s . eps: positive exactly when no target meets the budgets (Chernoff)."""
+def _certificate(budgets, dual: Landscape) -> tuple[Array, Array]:
+    """max over s in the simplex of min_q sum_j s_j (D_j - eps_j): positive exactly when no target meets the budgets.
+
+    It is the smallest common raise that some target meets, min over q of max over j, by exchanging the two.  For KL the
+    inner minimum is -log Z-hat(s), a Chernoff distance.
+    """
     size = budgets.shape[0]
     shares, passes = jnp.full((size,), 1.0 / size, budgets.dtype), jnp.zeros((), jnp.int32)
     if size > 1:
         scale = jnp.full((size,), jnp.min(budgets))
-        found = barrier_newton(lambda s: overlap(s, budgets, problem)[1], shares, scale, on_simplex=True)
+        found = barrier_newton(lambda s: dual.overlap(s, budgets)[1], shares, scale, on_simplex=True)
         shares = jnp.where(slack(found), 0.0, found.x)
         shares, passes = shares / jnp.sum(shares), found.num_iterations
-    return -overlap(shares, budgets, problem)[0], passes + 1
+    # A budget that is out of any float's reach lacks a finite number all the same.
+    return jnp.minimum(-dual.overlap(shares, budgets)[0], 1e30), passes + 1
 
 
 class _Found(NamedTuple):
@@ -69,71 +75,71 @@ class _Found(NamedTuple):
     passes: Array
 
 
-def _minimum(budgets, offset, problem: Problem, **options) -> Minimum:
-    start = 1.0 / jnp.sqrt(2.0 * budgets) / budgets.shape[0]
-    start = options.pop("start", start)
-    return barrier_newton(lambda x: dual_slope(x, budgets + offset, problem), start, budgets, floor=_FLOOR, **options)
+def _minimum(slope, budgets, dual: Landscape, **options) -> Minimum:
+    # At a small budget D_j is Var(A) / (2 f'' lambda^2), in units of the advantages' standard deviation.
+    start = options.pop("start", 1.0 / jnp.sqrt(2.0 * budgets * dual.stiffness) / budgets.shape[0])
+    return barrier_newton(lambda x: slope(x, budgets), start, budgets, floor=_FLOOR, ceiling=_CEILING, **options)
 
 
-def _search(budgets, offset, problem: Problem) -> _Found:
+def _search(budgets, dual: Landscape) -> _Found:
     """The minimum of the dual; its own target shows that the budgets can be met, only without it are they doubted."""
-    options = {"ceiling": _CEILING}
-    if (part := thinned(problem)) is not None:
-        rough = _minimum(budgets, offset, part, **options)
+    options = {}
+    if dual.rough is not None:
+        rough = _minimum(dual.rough, budgets, dual)
         start, multipliers = resume(rough, budgets)
         tries = jnp.where(rough.settled, MAX_ITERATIONS, 1)
-        options = {**options, "start": start, "multipliers": multipliers, "max_iterations": tries}
-    first = _minimum(budgets, offset, problem, **options)
+        options = {"start": start, "multipliers": multipliers, "max_iterations": tries}
+    first = _minimum(dual.slope, budgets, dual, **options)
 
     def keep():
         nothing = jnp.zeros_like(budgets[0])
         return _Found(first, budgets, jnp.ones((), bool), nothing, first.num_iterations)
 
     def doubt():
-        excess, passes = _certificate(budgets + offset, problem)
+        excess, passes = _certificate(budgets, dual)
         feasible = excess <= 1e-6 + 1e-5 * jnp.min(budgets)
         shortfall = jnp.where(feasible, 0.0, excess)
         # At the smallest raise the only target left ignores the advantages; a little more, in units of both, keeps
         # lambda finite.
         margin = 0.1 * jnp.min(budgets) + 0.01 * shortfall
         raised = jnp.where(feasible, budgets, budgets + shortfall + margin)
-        second = _minimum(raised, offset, problem, ceiling=_CEILING)
+        second = _minimum(dual.slope, raised, dual)
         return _Found(second, raised, feasible, shortfall, first.num_iterations + passes + second.num_iterations)
 
     return jax.lax.cond(first.settled, keep, doubt)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def _solve(budgets, advantages, log_ratios, mask, axis, axis_name) -> TemperatureSolution:
-    problem, unit, offset = prepare(advantages, log_ratios, mask, axis, axis_name)
-    found, effective, feasible, shortfall, passes = _search(budgets, offset, problem)
+def _landscape(divergences, *data) -> Landscape:
+    return kl_landscape(*data) if divergences is None else general_landscape(divergences, *data)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
+def _solve(budgets, advantages, log_ratios, mask, axis, axis_name, divergences) -> TemperatureSolution:
+    dual = _landscape(divergences, advantages, log_ratios, mask, axis, axis_name)
+    found, effective, feasible, shortfall, passes = _search(budgets, dual)
     total = jnp.sum(found.x)
     saturated = total <= _FLOOR * budgets.shape[0]
     kept = jnp.where(slack(found), 0.0, found.x)
     scaled = jnp.where(saturated, found.x * (_FLOOR / total), kept)
     moved = jnp.any(scaled != found.x)
     kl = jax.lax.cond(
-        moved, lambda: -dual_slope(scaled, offset, problem).gradient, lambda: effective - found.slope.gradient
+        moved, lambda: budgets - dual.slope(scaled, budgets).gradient, lambda: effective - found.slope.gradient
     )
-    return TemperatureSolution(scaled * unit, kl, feasible, shortfall, passes + moved, saturated)
+    return TemperatureSolution(scaled * dual.unit, kl, feasible, shortfall, passes + moved, saturated)
 
 
 @_solve.defjvp
-def _solve_jvp(axis, axis_name, primals, tangents):
-    """Implicit differentiation of eps - KL(lambda, data) = 0 over the positive lambda: H d lambda = d KL - d eps."""
-    budgets, advantages, log_ratios, mask = primals
-    solution = _solve(budgets, advantages, log_ratios, mask, axis, axis_name)
+def _solve_jvp(axis, axis_name, divergences, primals, tangents):
+    """Implicit differentiation of eps - D(lambda, data) = 0 over the positive lambda: H d lambda = d D - d eps."""
+    budgets, *data = primals
+    solution = _solve(budgets, *data, axis, axis_name, divergences)
     coefficients = solution.coefficients
-    problem, unit, _ = prepare(advantages, log_ratios, mask, axis, axis_name)
-
-    def kl_of(advantages, log_ratios):
-        log_weights = log_weights_from_ratios(advantages, log_ratios, coefficients)
-        return anchor_kl(log_weights, log_ratios, where=mask, axis=axis, axis_name=axis_name)
-
-    _, d_kl = jax.jvp(kl_of, (advantages, log_ratios), tangents[1:3])
+    dual = _landscape(divergences, *data, axis, axis_name)
+    change = kl_change if divergences is None else functools.partial(general_change, divergences)
+    d_kl = change(coefficients, *data, axis, axis_name, tangents[1:3])
     active = (coefficients > 0) & ~solution.saturated
     both = active[:, None] & active[None, :]
-    hessian = dual_slope(coefficients / unit, budgets, problem).hessian / unit
+    hessian = dual.slope(coefficients / dual.unit, budgets).hessian / dual.unit
     reduced = jnp.where(both, hessian, jnp.eye(budgets.shape[0], dtype=budgets.dtype))
     step = inverse_small(reduced) @ jnp.where(active, d_kl - tangents[0], 0.0)
     moved = jax.tree.map(_no_tangent, solution)
@@ -149,6 +155,7 @@ def solve_temperature(
     advantages: Float[Array, "*E"],
     anchor_log_ratios: Float[Array, "m *E"],
     *,
+    divergences: Sequence[FDivergence] | None = None,
     where: Bool[Array, "*E"] | None = None,
     axis: int | None = None,
     axis_name: AxisName = None,
@@ -186,7 +193,9 @@ def solve_temperature(
     mask = jnp.ones(advantages.shape, bool) if where is None else where
     valid = budgets > 0
     raised = jnp.where(valid, budgets, _SMALLEST)
-    solution = _solve(raised, advantages, anchor_log_ratios, mask, axis, axis_name)
+    closed_form = divergences is None or all(divergence is KL for divergence in divergences)
+    general = None if closed_form else tuple(divergences)
+    solution = _solve(raised, advantages, anchor_log_ratios, mask, axis, axis_name, general)
     lacking = jnp.max(jnp.where(valid, 0.0, raised - jnp.nan_to_num(budgets)))
     return solution._replace(
         feasible=solution.feasible & jnp.all(valid),

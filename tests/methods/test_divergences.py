@@ -112,7 +112,6 @@ def test_configs_name_every_method_of_the_table_with_its_own_arguments():
         ("awr", {"divergence": 2.0}, r"divergence = '2\.0': Valid: "),
         ("dar", {"divergence": "kl"}, r"dar has no such argument; did you mean 'divergence_"),
         ("sft", {"divergence": "kl"}, r"sft has no such argument"),
-        ("vmpo", {"divergence": "chi_squared", "temperature": "solved"}, r"Use Dual\(\)"),
     ],
 )
 def test_mistakes_are_named(name, changes, message):

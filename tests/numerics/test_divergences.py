@@ -60,7 +60,9 @@ def test_terms_stay_exact_far_from_one(name):
     # A sampled ratio of exp(10000): what stays is q f(u) / u, by hand log(2) / 2 and 1 / 2 of it, and for KL log u.
     limits = {"jensen_shannon": np.log(2) / 2, "squared_hellinger": 0.5, "reverse_kl": 1.0, "kl": 9999.0}
     if name in limits:
-        np.testing.assert_allclose(FAMILY[name].perspective(jnp.zeros(()), -1e4 * jnp.ones(())), limits[name], rtol=1e-5)
+        np.testing.assert_allclose(
+            FAMILY[name].perspective(jnp.zeros(()), -1e4 * jnp.ones(())), limits[name], rtol=1e-5
+        )
 
 
 def test_values_by_hand():
