@@ -125,7 +125,9 @@ def general_landscape(divergences: Sequence[FDivergence], advantages, log_ratios
     level = problem._replace(advantages=jnp.zeros_like(problem.advantages))
 
     def overlap(shares, budgets):
-        # Without advantages the target at lambda = s is the one that minimises sum_j s_j D_j.
+        # Without advantages the target at lambda = s is the one that minimises sum_j s_j D_j.  A share of exactly 0
+        # would forget a divergence that is infinite there.
+        shares = jnp.maximum(shares, 1e-6)
         slope = _slope(shares, budgets, level)
         return jnp.dot(shares, slope.gradient), slope
 

@@ -129,8 +129,8 @@ def _solve(advantages, log_ratios, coefficients, divergences, log_total, where, 
     terms = _Terms(ratios, coefficients, divergences)
 
     def values_at(level):
-        # +inf: no finite mass is dear enough at this mu.
-        return jnp.where(support, jnp.minimum(terms.at(gain - level), _FAR), -jnp.inf)
+        # +inf: no finite mass is dear enough at this mu.  More than all the mass there is says as much, more exactly.
+        return jnp.where(support, jnp.minimum(terms.at(gain - level), log_total + 1.0), -jnp.inf)
 
     def log_mass(values):
         return reductions.logsumexp(values, axis=axis, axis_name=within, keepdims=True) - log_total

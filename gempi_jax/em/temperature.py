@@ -1,4 +1,8 @@
-"""Temperatures that solve (25): budgets in, coefficients out, and a certificate where no target can meet them."""
+"""Temperatures that solve (25): budgets in, coefficients out, and a certificate where no target can meet them.
+
+The dual of any mix of divergences is minimised by the same search; all KL has the closed form of :mod:`.moments`, the
+rest goes by :mod:`.general`.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -33,11 +37,15 @@ class TemperatureSolution(NamedTuple):
 
     Attributes:
       coefficients: lambda_j >= 0, units of the advantages; 0 where the budget is slack.
-      kl: KL-hat(q || pi_j) at the coefficients, nats.
+      kl: D_j-hat(q || pi_j) at the coefficients, which is KL-hat unless other divergences are given, nats.
       feasible: whether some target meets all budgets.
       shortfall: the smallest common raise of all budgets that makes them feasible, nats; 0 when they are.
-      num_iterations: passes over the data.
-      saturated: whether the budgets do not bind at all (as for eps >= log k): the best samples have all the mass.
+      num_iterations: passes over the data, each with one target to solve for where the divergences are not all KL.
+      saturated: whether the budgets do not bind at all: the best samples have all the mass, with Lambda at 1e-6
+        standard deviations of the advantages.  A point mass on one of k samples costs (f(k) + (k - 1) f(0)) / k:
+        log k (KL), (k - 1) / 2 (chi-squared), 1 - 1 / sqrt(k) (squared Hellinger), less than log 2 (Jensen-Shannon).
+        Under reverse KL and alpha <= 0 it is infinite: lambda falls as exp(-eps) or a power of 1 / eps, and a budget
+        counts as one that does not bind where lambda would be below that Lambda.
     """
 
     coefficients: Float[Array, "m"]
@@ -122,9 +130,12 @@ def _solve(budgets, advantages, log_ratios, mask, axis, axis_name, divergences) 
     kept = jnp.where(slack(found), 0.0, found.x)
     scaled = jnp.where(saturated, found.x * (_FLOOR / total), kept)
     moved = jnp.any(scaled != found.x)
-    kl = jax.lax.cond(
-        moved, lambda: budgets - dual.slope(scaled, budgets).gradient, lambda: effective - found.slope.gradient
-    )
+    met, nothing = effective - found.slope.gradient, jnp.zeros_like(budgets)
+    kl = jax.lax.cond(moved, lambda: -dual.slope(scaled, nothing).gradient, lambda: met)
+    if divergences is not None:
+        # A divergence may be infinite without its price, however small: that price then stays.
+        needed = jnp.any(kl > 1.01 * effective + 1e-6) & ~saturated
+        scaled, kl = jnp.where(needed, found.x, scaled), jnp.where(needed, met, kl)
     return TemperatureSolution(scaled * dual.unit, kl, feasible, shortfall, passes + moved, saturated)
 
 
@@ -160,19 +171,20 @@ def solve_temperature(
     axis: int | None = None,
     axis_name: AxisName = None,
 ) -> TemperatureSolution:
-    """Minimises (25) over lambda >= 0: the KL-constrained E-step with all its constraints met.
+    """Minimises (25) over lambda >= 0: the E-step that gains most while every D_j(q || pi_j) keeps to its budget.
 
     Args:
       budgets: eps_j > 0, nats.
       advantages: A_i.
       anchor_log_ratios: r_ij = log pi_j(y_i) - log b(y_i), nats; -inf means no mass.
+      divergences: D_j, as many as anchors; all KL when ``None``.
       where: the samples that are real and selected.
       axis: the samples of a group; ``None`` when the batch is one scope. Groups share the coefficients; ``jax.vmap``
         solves each on its own.
       axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
 
-    Coefficients and KLs are differentiable by the implicit function theorem (raised budgets count as given); shortfall
-    and flags are not differentiated.
+    Coefficients and divergences are differentiable by the implicit function theorem (raised budgets count as given);
+    shortfall and flags are not differentiated.
 
     Returns:
       The solution; with infeasible budgets that of budgets raised by the shortfall, a hundredth of it and a tenth of
@@ -180,8 +192,8 @@ def solve_temperature(
       A budget that turns out at run time not to be positive counts as infeasible and is raised to 1e-4 first.
 
     Raises:
-      ValueError: without anchors, or with more than a few; where shapes disagree; for a budget known before tracing
-        that is not positive.
+      ValueError: without anchors, or with more than a few; where shapes or the number of divergences disagree; for a
+        budget known before tracing that is not positive.
     """
     size = budgets.shape[0]
     if not 1 <= size <= 8:
@@ -193,6 +205,8 @@ def solve_temperature(
     mask = jnp.ones(advantages.shape, bool) if where is None else where
     valid = budgets > 0
     raised = jnp.where(valid, budgets, _SMALLEST)
+    if divergences is not None and len(divergences) != size:
+        raise ValueError(f"solve_temperature: {len(divergences)} divergences for {size} budgets; give one for each.")
     closed_form = divergences is None or all(divergence is KL for divergence in divergences)
     general = None if closed_form else tuple(divergences)
     solution = _solve(raised, advantages, anchor_log_ratios, mask, axis, axis_name, general)

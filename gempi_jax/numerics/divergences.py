@@ -153,7 +153,8 @@ def alpha_divergence(alpha: float) -> FDivergence:
         # q^a p^(1 - a) as one exponential: neither factor overflows alone.
         mixed = jnp.exp(jnp.where(near, 0.0, log_p + alpha * log_u))
         far = mixed - alpha * jnp.exp(log_q) + (alpha - 1.0) * jnp.exp(log_p)
-        return jnp.where(near, close, far) / (alpha * (alpha - 1.0))
+        value = jnp.where(near, close, far) / (alpha * (alpha - 1.0))
+        return jnp.where(jnp.isnan(value), jnp.inf, value)
 
     def sparse(slope):
         return _log1p((alpha - 1.0) * slope) / (alpha - 1.0)

@@ -68,7 +68,12 @@ def test_the_other_methods_take_the_same_path(method, tmp_path):
             **{"old_ema_decay": 0.5, "top_k": 20, "top_p": 0.9, "temperature": 0.7, "m_step_fraction": 0.5},
             "method_args": {"divergence": "alpha_0.5"},
         },
-        {"method_args": {"temperature": "solved", "scope": "group", "top_k_fraction": 1.0}},
+        {
+            "method_args": {
+                **{"temperature": "solved", "scope": "group", "top_k_fraction": 1.0},
+                **{"divergence": "jensen_shannon", "epsilon_eta": 0.05},
+            }
+        },
     ],
 )
 def test_what_a_phase_can_be_set_to(changes, tmp_path):
