@@ -76,7 +76,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def shrink(config: ConfigDict) -> None:
-    """The same path in seconds, and with the sampler's log-probabilities held against a forward pass's (sampler_gap)."""
+    """The same path in seconds, with the sampler held against a forward pass (sampler_gap)."""
     config.model.update(
         {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 64}
     )

@@ -83,7 +83,13 @@ def _coefficients(
     if isinstance(spec.temperature, Dual):
         return jnp.maximum(duals["temperature"], MINIMUM), None
     solution = solve_temperature(
-        _budgets(spec), batch.advantages, batch.log_ratios, where=selected, axis=spec.scope_axis, axis_name=axis_name
+        _budgets(spec),
+        batch.advantages,
+        batch.log_ratios,
+        divergences=spec.divergences,
+        where=selected,
+        axis=spec.scope_axis,
+        axis_name=axis_name,
     )
     return solution.coefficients, solution
 

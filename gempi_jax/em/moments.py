@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gempi_jax.em.mixture import over_anchors, weighted_sum
-from gempi_jax.em.solver import Slope
+from gempi_jax.em.diagnostics import anchor_kl
+from gempi_jax.em.mixture import log_weights_from_ratios, over_anchors, weighted_sum
+from gempi_jax.em.solver import Landscape, Slope
 from gempi_jax.numerics import masked, reductions
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
@@ -111,32 +112,49 @@ def overlap(shares: Array, budgets: Array, problem: Problem) -> tuple[Array, Slo
     return log_z + jnp.dot(shares, budgets), Slope(budgets + means, covariance)
 
 
-def thinned(problem: Problem) -> Problem | None:
-    """Every eighth sample of a large batch, to start from its solution; ``None`` for a batch that is not large."""
-    if problem.axis is not None or problem.advantages.size < _THINNING * _SMALLEST_PART:
-        return None
-    advantages = problem.advantages.reshape(-1)[::_THINNING]
-    log_ratios = problem.log_ratios.reshape(problem.log_ratios.shape[0], -1)[:, ::_THINNING]
+def is_large(advantages: Array, axis: int | None) -> bool:
+    """Whether a batch is worth a start from the solution of a part of it."""
+    return axis is None and advantages.size >= _THINNING * _SMALLEST_PART
+
+
+def thin(x: Array, leading: int = 0) -> Array:
+    """Every eighth sample, in one axis after the ``leading`` ones."""
+    return x.reshape(*x.shape[:leading], -1)[..., ::_THINNING]
+
+
+def _part(problem: Problem) -> Problem:
+    """Every eighth sample of a large batch."""
+    advantages, log_ratios = thin(problem.advantages), thin(problem.log_ratios, 1)
     here = advantages > ABSENT
     number = jnp.maximum(reductions.count(here, axis_name=problem.axis_name), 1).astype(advantages.dtype).reshape(1)
     return Problem(advantages, log_ratios, number, (number > 1) & problem.live.reshape(1), None, problem.axis_name)
 
 
-def prepare(advantages, log_ratios, where, axis, axis_name) -> tuple[Problem, Array, Array]:
-    """The problem, the unit of its advantages, and what centring the log-ratios adds to the budgets [m]."""
+def usable(advantages, log_ratios, where) -> tuple[Array, Array]:
+    """Samples without an undefined number, and those among them that every anchor can produce."""
     mask = over_anchors(lambda kept, ratio: kept & ~jnp.isnan(ratio), log_ratios, where & jnp.isfinite(advantages))
-    support = over_anchors(lambda kept, ratio: kept & (ratio > -jnp.inf), log_ratios, mask)
-    within, groups = (axis_name, None) if axis is None else (None, axis_name)
+    return mask, over_anchors(lambda kept, ratio: kept & (ratio > -jnp.inf), log_ratios, mask)
 
-    def over_scope(x, axes):
-        return reductions.sum(jnp.sum(x, axis=axes, keepdims=True), axis=(), axis_name=within)
 
+def below_best(advantages, support, axis, axis_name) -> tuple[Array, Array, Array]:
+    """Advantages minus the best of their scope, whether it has one, and their standard deviation over the batch."""
+    within = axis_name if axis is None else None
     best = reductions.max(advantages, where=support, axis=axis, axis_name=within, keepdims=True)
     live = best > -jnp.inf
     below = jnp.where(support, advantages - jnp.where(live, best, 0.0), 0.0)
     support, below = jax.lax.optimization_barrier((support, below))
     variance = masked.variance(below, where=support, axis_name=axis_name)
-    unit = jnp.where(variance > 0, jnp.sqrt(variance), 1.0)
+    return below, live, jnp.where(variance > 0, jnp.sqrt(variance), 1.0)
+
+
+def prepare(advantages, log_ratios, where, axis, axis_name) -> tuple[Problem, Array, Array]:
+    """The problem, the unit of its advantages, and what centring the log-ratios adds to the budgets [m]."""
+    mask, support = usable(advantages, log_ratios, where)
+    below, live, unit = below_best(advantages, support, axis, axis_name)
+    within, groups = (axis_name, None) if axis is None else (None, axis_name)
+
+    def over_scope(x, axes):
+        return reductions.sum(jnp.sum(x, axis=axes, keepdims=True), axis=(), axis_name=within)
 
     number = jnp.maximum(over_scope(mask.astype(below.dtype), axis), 1.0)
     present = jnp.maximum(over_scope(support.astype(below.dtype), axis), 1.0)
@@ -149,3 +167,29 @@ def prepare(advantages, log_ratios, where, axis, axis_name) -> tuple[Problem, Ar
     scaled = jnp.where(support, below / unit, ABSENT)
     axis = None if axis is None else axis % advantages.ndim
     return Problem(scaled, centred, number, live, axis, axis_name), unit, offset
+
+
+def kl_landscape(advantages, log_ratios, where, axis, axis_name) -> Landscape:
+    """(25) where every D_j is KL: its target (23) is in closed form, so a slope is one pass over the data."""
+    problem, unit, offset = prepare(advantages, log_ratios, where, axis, axis_name)
+
+    def of(problem):
+        return Landscape(
+            slope=lambda coefficients, budgets: dual_slope(coefficients, budgets + offset, problem),
+            overlap=lambda shares, budgets: overlap(shares, budgets + offset, problem),
+            part=of(_part(problem)) if is_large(problem.advantages, problem.axis) else None,
+            stiffness=jnp.ones(log_ratios.shape[:1], advantages.dtype),
+            unit=unit,
+        )
+
+    return of(problem)
+
+
+def kl_change(coefficients, advantages, log_ratios, where, axis, axis_name, tangents) -> Array:
+    """How the KLs [m] move with advantages and log-ratios at fixed coefficients."""
+
+    def kl_of(advantages, log_ratios):
+        log_weights = log_weights_from_ratios(advantages, log_ratios, coefficients)
+        return anchor_kl(log_weights, log_ratios, where=where, axis=axis, axis_name=axis_name)
+
+    return jax.jvp(kl_of, (advantages, log_ratios), tangents)[1]

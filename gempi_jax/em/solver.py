@@ -25,6 +25,24 @@ class Slope(NamedTuple):
     hessian: Float[Array, "m m"]
 
 
+class Landscape(NamedTuple):
+    """A dual as the search for its minimum sees it; coefficients in units of the advantages' standard deviation.
+
+    Attributes:
+      slope: (coefficients, budgets) -> gradient eps - D and Hessian, one target and a pass over the data.
+      overlap: (shares on the simplex, budgets) -> s . eps - min_q sum_j s_j D_j(q || pi_j), and its slope.
+      part: the dual of a part of a large batch, to start from its minimum; ``None`` for a batch that is not large.
+      stiffness: f_j''(1): near q = pi_j, D_j is half of it times chi^2.
+      unit: the standard deviation.
+    """
+
+    slope: Callable[[Array, Array], Slope]
+    overlap: Callable[[Array, Array], tuple[Array, Slope]]
+    part: "Landscape | None"
+    stiffness: Float[Array, "m"]
+    unit: Float[Array, ""]
+
+
 class Minimum(NamedTuple):
     """Where a convex function is smallest over x >= 0.
 

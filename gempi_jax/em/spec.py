@@ -175,12 +175,6 @@ class GempiSpec:
             "Fixed().",
         )
         if isinstance(self.temperature, Solved):
-            other = [anchor.policy for anchor in self.anchors if anchor.divergence is not KL]
-            require(
-                not other,
-                f"Solved() with a divergence other than KL for {other}: only the KL dual (25) has a closed form. Use "
-                "Dual(), whose gradient eps - D holds for every divergence.",
-            )
             require(len(self.anchors) <= 8, f"Solved() with {len(self.anchors)} anchors: at most 8 are solved jointly.")
 
     @property

@@ -8,6 +8,7 @@ stationarity condition is
 or q(y) = 0 where the left side is below mu for every q > 0.  The left side falls in v(y), and the mass falls in mu.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,11 @@ from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
 
 _HUGE = 1e30
+"""Prices and masses beyond count as infinite."""
+
+_FAR = 1e5
+"""Nats, beyond every log-ratio."""
+
 _MAX_ITERATIONS = 80
 
 
@@ -35,23 +41,21 @@ class _Terms(NamedTuple):
 
     def price(self, log_target: Array) -> Array:
         """The marginal price of mass at v, increasing in v."""
-        prices = [
-            self.coefficients[j] * divergence.derivative(log_target - self.log_ratios[j])
-            for j, divergence in enumerate(self.divergences)
-        ]
-        return jnp.clip(sum(prices[1:], prices[0]), -_HUGE, _HUGE)
+        total = jnp.zeros_like(log_target)
+        for coefficient, ratio, divergence in zip(self.coefficients, self.log_ratios, self.divergences, strict=True):
+            # Where an anchor is free its slope may be infinite all the same.
+            total = total + jnp.where(coefficient > 0, coefficient * divergence.derivative(log_target - ratio), 0.0)
+        return jnp.clip(total, -_HUGE, _HUGE)
 
     def at(self, level: Array) -> Array:
-        """v with price(v) = level; -inf where every v costs more."""
-        share = level / jnp.sum(self.coefficients)
+        """v with price(v) = level; -inf where every v costs more, +inf where none costs as much."""
+        total = jnp.sum(self.coefficients)
         # At the largest of the anchors' own answers every term is at least its share, at the smallest at most.
-        own = [ratio + d.inverse(share) for ratio, d in zip(self.log_ratios, self.divergences, strict=True)]
+        own = [ratio + d.inverse(level / total) for ratio, d in zip(self.log_ratios, self.divergences, strict=True)]
         if len(own) == 1:
             return own[0]
-        low, high = own[0], own[0]
-        for other in own[1:]:
-            low, high = jnp.minimum(low, other), jnp.maximum(high, other)
-        low, high = jnp.clip(low, -1e5, 1e5), jnp.clip(high, -1e5, 1e5)
+        own = [jnp.clip(each, -_FAR, _FAR) for each in own]
+        low, high = functools.reduce(jnp.minimum, own), functools.reduce(jnp.maximum, own)
 
         def narrow(_, bracket):
             low, high = bracket
@@ -59,13 +63,14 @@ class _Terms(NamedTuple):
             dear = self.price(middle) > level
             return jnp.where(dear, low, middle), jnp.where(dear, middle, high)
 
+        # Halving to the last bit costs as many prices as Newton's safeguards, and compiles in half the time.
         low, high = jax.lax.fori_loop(0, 50, narrow, (low, high))
-        free = self.price(jnp.full_like(high, -jnp.inf))
-        return jnp.where(level > free, 0.5 * (low + high), -jnp.inf)
+        paid = level > self.price(jnp.full_like(high, -jnp.inf))
+        return jnp.where(paid, 0.5 * (low + high), -jnp.inf)
 
 
-def _search(mass_at, low: Array, high: Array) -> Array:
-    """mu with log-mass 0, by bisection with regula falsi in between; ``mass_at`` falls in mu."""
+def _bracket(mass_at, low: Array, high: Array) -> tuple[Array, Array]:
+    """mu on either side of log-mass 0, by bisection with regula falsi in between; ``mass_at`` falls in mu."""
 
     def unfinished(state):
         low, high, _, _, step = state
@@ -86,7 +91,24 @@ def _search(mass_at, low: Array, high: Array) -> Array:
     # The masses at the ends are not looked up: while one is infinite, steps are bisections.
     ends = jnp.full_like(low, jnp.inf), jnp.full_like(high, -jnp.inf)
     low, high, *_ = jax.lax.while_loop(unfinished, narrow, (low, high, *ends, jnp.zeros((), jnp.int32)))
-    return high
+    return low, high
+
+
+def _between(light: Array, heavy: Array, log_mass) -> Array:
+    """The mixture of two answers, with masses below and above 1, that has mass 1.
+
+    They agree within rounding but where the price of a sample has all but stopped to rise, as that of an f' bounded
+    above does where an anchor has next to no mass: such a sample gets what the others leave.
+    """
+    over, under = jnp.maximum(log_mass(heavy), 0.0), jnp.maximum(-log_mass(light), 0.0)
+
+    def log_lost(x):
+        return jnp.log(-jnp.expm1(-x))
+
+    apart = over + under > 1e-6
+    width = log_lost(jnp.where(apart, over + under, 1.0))
+    of_light, of_heavy = log_lost(over) - width, log_lost(under) - over - width
+    return jnp.where(apart, jnp.logaddexp(of_light + light, of_heavy + heavy), light)
 
 
 def _solve(advantages, log_ratios, coefficients, divergences, log_total, where, axis, axis_name) -> Array:
@@ -106,21 +128,24 @@ def _solve(advantages, log_ratios, coefficients, divergences, log_total, where, 
     gain = jnp.where(support, advantages - jnp.where(best > -jnp.inf, best, 0.0), 0.0)
     terms = _Terms(ratios, coefficients, divergences)
 
-    def mass_at(level):
-        values = terms.at(gain - level)
-        # +inf: no finite mass is dear enough at this mu.
-        values = jnp.where(support, jnp.minimum(values, 1e5), -jnp.inf)
+    def values_at(level):
+        # +inf: no finite mass is dear enough at this mu.  More than all the mass there is says as much, more exactly.
+        return jnp.where(support, jnp.minimum(terms.at(gain - level), log_total + 1.0), -jnp.inf)
+
+    def log_mass(values):
         return reductions.logsumexp(values, axis=axis, axis_name=within, keepdims=True) - log_total
 
-    # Any distribution brackets mu by the extremes of its own stationarity; the anchors' geometric mixture is near.
-    start = normalized(log_weights_from_ratios(jnp.zeros_like(gain), ratios, coefficients))
-    own = gain - terms.price(jnp.where(support, start, 0.0))
-    low = -reductions.max(-own, where=support, axis=axis, axis_name=within, keepdims=True)
-    high = reductions.max(own, where=support, axis=axis, axis_name=within, keepdims=True)
+    # Any distribution brackets mu by the extremes of its own stationarity.  One with little where any anchor has little
+    # is never very dear, so that its lowest is no extreme; one with much where any has much is never very cheap.
+    few, many = (normalized(functools.reduce(pick, list(ratios))) for pick in (jnp.minimum, jnp.maximum))
+    dear, cheap = (gain - terms.price(jnp.where(support, values, 0.0)) for values in (few, many))
+    low = -reductions.max(-dear, where=support, axis=axis, axis_name=within, keepdims=True)
+    high = reductions.max(cheap, where=support, axis=axis, axis_name=within, keepdims=True)
     live = high > -jnp.inf
     low, high = jnp.where(live, low, 0.0), jnp.where(live, high, 0.0)
-    level = _search(mass_at, low, high)
-    return normalized(jnp.minimum(terms.at(gain - level), 1e5))
+    low, high = _bracket(lambda level: log_mass(values_at(level)), low, high)
+    light, heavy = jax.vmap(values_at)(jnp.stack([high, low]))
+    return normalized(_between(light, heavy, log_mass))
 
 
 def _check(coefficients, divergences, log_ratios) -> None:
@@ -213,16 +238,18 @@ def sampled_divergences(
       axis: the samples of a group; the result is then the mean over groups.
       axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
     """
-    by_kl = anchor_kl(log_weights, anchor_log_ratios, where=where, axis=axis, axis_name=axis_name)
+    by_kl = None
+    if any(divergence is KL for divergence in divergences):
+        by_kl = anchor_kl(log_weights, anchor_log_ratios, where=where, axis=axis, axis_name=axis_name)
     support = where & jnp.all(anchor_log_ratios > -jnp.inf, axis=0)
     within, groups = (axis_name, None) if axis is None else (None, axis_name)
 
     def estimate(divergence, ratio):
         ratio = jnp.where(support, ratio, 0.0)
-        terms = jnp.where(support, jnp.exp(ratio) * divergence.generator(log_weights - ratio), 0.0)
+        terms = jnp.where(support, divergence.perspective(log_weights, ratio), 0.0)
         of_scope = reductions.mean(terms, where=where, axis=axis, axis_name=within)
         if axis is None:
             return of_scope
-        return reductions.mean(of_scope, where=jnp.any(where, axis=axis), axis_name=groups)
+        return reductions.mean(of_scope, where=jnp.any(support, axis=axis), axis_name=groups)
 
     return jnp.stack([by_kl[j] if d is KL else estimate(d, anchor_log_ratios[j]) for j, d in enumerate(divergences)])

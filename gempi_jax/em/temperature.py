@@ -1,6 +1,11 @@
-"""Temperatures that solve (25): budgets in, coefficients out, and a certificate where no target can meet them."""
+"""Temperatures that solve (25): budgets in, coefficients out, and a certificate where no target can meet them.
+
+The dual of any mix of divergences is minimised by the same search; all KL has the closed form of :mod:`.moments`, the
+rest goes by :mod:`.general`.
+"""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,10 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from gempi_jax.em.checks import known_values, samples_agree
-from gempi_jax.em.diagnostics import anchor_kl
-from gempi_jax.em.mixture import log_weights_from_ratios
-from gempi_jax.em.moments import Problem, dual_slope, overlap, prepare, thinned
-from gempi_jax.em.solver import MAX_ITERATIONS, Minimum, barrier_newton, inverse_small, resume, slack
+from gempi_jax.em.general import general_change, general_landscape
+from gempi_jax.em.moments import kl_change, kl_landscape
+from gempi_jax.em.solver import MAX_ITERATIONS, Landscape, Minimum, barrier_newton, inverse_small, resume, slack
+from gempi_jax.numerics.divergences import KL, FDivergence
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
 
@@ -32,11 +37,15 @@ class TemperatureSolution(NamedTuple):
 
     Attributes:
       coefficients: lambda_j >= 0, units of the advantages; 0 where the budget is slack.
-      kl: KL-hat(q || pi_j) at the coefficients, nats.
+      kl: D_j-hat(q || pi_j) at the coefficients, which is KL-hat unless other divergences are given, nats.
       feasible: whether some target meets all budgets.
       shortfall: the smallest common raise of all budgets that makes them feasible, nats; 0 when they are.
-      num_iterations: passes over the data.
-      saturated: whether the budgets do not bind at all (as for eps >= log k): the best samples have all the mass.
+      num_iterations: passes over the data, each with one target to solve for where the divergences are not all KL.
+      saturated: whether the budgets do not bind at all: the best samples have all the mass, with Lambda at 1e-6
+        standard deviations of the advantages.  A point mass on one of k samples costs (f(k) + (k - 1) f(0)) / k:
+        log k (KL), (k - 1) / 2 (chi-squared), 1 - 1 / sqrt(k) (squared Hellinger), less than log 2 (Jensen-Shannon).
+        Under reverse KL and alpha <= 0 it is infinite: lambda falls as exp(-eps) or a power of 1 / eps, and a budget
+        counts as one that does not bind where lambda would be below that Lambda.
     """
 
     coefficients: Float[Array, "m"]
@@ -47,16 +56,21 @@ class TemperatureSolution(NamedTuple):
     saturated: Bool[Array, ""]
 
 
-def _certificate(budgets, problem: Problem) -> tuple[Array, Array]:
-    """max over the simplex of -log Z-hat(s) - s . eps: positive exactly when no target meets the budgets (Chernoff)."""
+def _certificate(budgets, dual: Landscape) -> tuple[Array, Array]:
+    """max over s in the simplex of min_q sum_j s_j (D_j - eps_j): positive exactly when no target meets the budgets.
+
+    It is the smallest common raise that some target meets, min over q of max over j, by exchanging the two.  For KL the
+    inner minimum is -log Z-hat(s), a Chernoff distance.
+    """
     size = budgets.shape[0]
     shares, passes = jnp.full((size,), 1.0 / size, budgets.dtype), jnp.zeros((), jnp.int32)
     if size > 1:
         scale = jnp.full((size,), jnp.min(budgets))
-        found = barrier_newton(lambda s: overlap(s, budgets, problem)[1], shares, scale, on_simplex=True)
+        found = barrier_newton(lambda s: dual.overlap(s, budgets)[1], shares, scale, on_simplex=True)
         shares = jnp.where(slack(found), 0.0, found.x)
         shares, passes = shares / jnp.sum(shares), found.num_iterations
-    return -overlap(shares, budgets, problem)[0], passes + 1
+    # A budget that is out of any float's reach lacks a finite number all the same.
+    return jnp.minimum(-dual.overlap(shares, budgets)[0], 1e30), passes + 1
 
 
 class _Found(NamedTuple):
@@ -69,77 +83,80 @@ class _Found(NamedTuple):
     passes: Array
 
 
-def _minimum(budgets, offset, problem: Problem, start=None, **options) -> Minimum:
+def _minimum(budgets, dual: Landscape, start=None, **options) -> Minimum:
     if start is None:
-        start = 1.0 / jnp.sqrt(2.0 * budgets) / budgets.shape[0]
+        # At a small budget D_j is Var(A) / (2 f_j'' lambda^2), in units of the advantages' standard deviation.
+        start = 1.0 / jnp.sqrt(2.0 * budgets * dual.stiffness) / budgets.shape[0]
     options = {"floor": _FLOOR, "ceiling": _CEILING, **options}
-    return barrier_newton(lambda x: dual_slope(x, budgets + offset, problem), start, budgets, **options)
+    return barrier_newton(lambda x: dual.slope(x, budgets), start, budgets, **options)
 
 
-def _nested_minimum(budgets, offset, problem: Problem) -> Minimum:
+def _nested_minimum(budgets, dual: Landscape) -> Minimum:
     """From the minimum of a part of a large batch, itself found so; a part without one leaves it to the doubts."""
-    part = thinned(problem)
-    if part is None:
-        return _minimum(budgets, offset, problem)
-    rough = _nested_minimum(budgets, offset, part)
+    if dual.part is None:
+        return _minimum(budgets, dual)
+    rough = _nested_minimum(budgets, dual.part)
     start, multipliers = resume(rough, budgets)
     tries = jnp.where(rough.settled, MAX_ITERATIONS, 1)
-    return _minimum(budgets, offset, problem, start, multipliers=multipliers, max_iterations=tries)
+    return _minimum(budgets, dual, start, multipliers=multipliers, max_iterations=tries)
 
 
-def _search(budgets, offset, problem: Problem) -> _Found:
+def _search(budgets, dual: Landscape) -> _Found:
     """The minimum of the dual; its own target shows that the budgets can be met, only without it are they doubted."""
-    first = _nested_minimum(budgets, offset, problem)
+    first = _nested_minimum(budgets, dual)
 
     def keep():
         nothing = jnp.zeros_like(budgets[0])
         return _Found(first, budgets, jnp.ones((), bool), nothing, first.num_iterations)
 
     def doubt():
-        excess, passes = _certificate(budgets + offset, problem)
+        excess, passes = _certificate(budgets, dual)
         feasible = excess <= 1e-6 + 1e-5 * jnp.min(budgets)
         shortfall = jnp.where(feasible, 0.0, excess)
         # At the smallest raise the only target left ignores the advantages; a little more, in units of both, keeps
         # lambda finite.
         margin = 0.1 * jnp.min(budgets) + 0.01 * shortfall
         raised = jnp.where(feasible, budgets, budgets + shortfall + margin)
-        second = _minimum(raised, offset, problem)
+        second = _minimum(raised, dual)
         return _Found(second, raised, feasible, shortfall, first.num_iterations + passes + second.num_iterations)
 
     return jax.lax.cond(first.settled, keep, doubt)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def _solve(budgets, advantages, log_ratios, mask, axis, axis_name) -> TemperatureSolution:
-    problem, unit, offset = prepare(advantages, log_ratios, mask, axis, axis_name)
-    found, effective, feasible, shortfall, passes = _search(budgets, offset, problem)
+def _landscape(divergences, *data) -> Landscape:
+    return kl_landscape(*data) if divergences is None else general_landscape(divergences, *data)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
+def _solve(budgets, advantages, log_ratios, mask, axis, axis_name, divergences) -> TemperatureSolution:
+    dual = _landscape(divergences, advantages, log_ratios, mask, axis, axis_name)
+    found, effective, feasible, shortfall, passes = _search(budgets, dual)
     total = jnp.sum(found.x)
     saturated = total <= _FLOOR * budgets.shape[0]
     kept = jnp.where(slack(found), 0.0, found.x)
     scaled = jnp.where(saturated, found.x * (_FLOOR / total), kept)
     moved = jnp.any(scaled != found.x)
-    kl = jax.lax.cond(
-        moved, lambda: -dual_slope(scaled, offset, problem).gradient, lambda: effective - found.slope.gradient
-    )
-    return TemperatureSolution(scaled * unit, kl, feasible, shortfall, passes + moved, saturated)
+    met, nothing = effective - found.slope.gradient, jnp.zeros_like(budgets)
+    kl = jax.lax.cond(moved, lambda: -dual.slope(scaled, nothing).gradient, lambda: met)
+    if divergences is not None:
+        # A divergence may be infinite without its price, however small: that price then stays.
+        needed = jnp.any(kl > 1.01 * effective + 1e-6) & ~saturated
+        scaled, kl = jnp.where(needed, found.x, scaled), jnp.where(needed, met, kl)
+    return TemperatureSolution(scaled * dual.unit, kl, feasible, shortfall, passes + moved, saturated)
 
 
 @_solve.defjvp
-def _solve_jvp(axis, axis_name, primals, tangents):
-    """Implicit differentiation of eps - KL(lambda, data) = 0 over the positive lambda: H d lambda = d KL - d eps."""
-    budgets, advantages, log_ratios, mask = primals
-    solution = _solve(budgets, advantages, log_ratios, mask, axis, axis_name)
+def _solve_jvp(axis, axis_name, divergences, primals, tangents):
+    """Implicit differentiation of eps - D(lambda, data) = 0 over the positive lambda: H d lambda = d D - d eps."""
+    budgets, *data = primals
+    solution = _solve(budgets, *data, axis, axis_name, divergences)
     coefficients = solution.coefficients
-    problem, unit, _ = prepare(advantages, log_ratios, mask, axis, axis_name)
-
-    def kl_of(advantages, log_ratios):
-        log_weights = log_weights_from_ratios(advantages, log_ratios, coefficients)
-        return anchor_kl(log_weights, log_ratios, where=mask, axis=axis, axis_name=axis_name)
-
-    _, d_kl = jax.jvp(kl_of, (advantages, log_ratios), tangents[1:3])
+    dual = _landscape(divergences, *data, axis, axis_name)
+    change = kl_change if divergences is None else functools.partial(general_change, divergences)
+    d_kl = change(coefficients, *data, axis, axis_name, tangents[1:3])
     active = (coefficients > 0) & ~solution.saturated
     both = active[:, None] & active[None, :]
-    hessian = dual_slope(coefficients / unit, budgets, problem).hessian / unit
+    hessian = dual.slope(coefficients / dual.unit, budgets).hessian / dual.unit
     reduced = jnp.where(both, hessian, jnp.eye(budgets.shape[0], dtype=budgets.dtype))
     step = inverse_small(reduced) @ jnp.where(active, d_kl - tangents[0], 0.0)
     moved = jax.tree.map(_no_tangent, solution)
@@ -155,23 +172,25 @@ def solve_temperature(
     advantages: Float[Array, "*E"],
     anchor_log_ratios: Float[Array, "m *E"],
     *,
+    divergences: Sequence[FDivergence] | None = None,
     where: Bool[Array, "*E"] | None = None,
     axis: int | None = None,
     axis_name: AxisName = None,
 ) -> TemperatureSolution:
-    """Minimises (25) over lambda >= 0: the KL-constrained E-step with all its constraints met.
+    """Minimises (25) over lambda >= 0: the E-step that gains most while every D_j(q || pi_j) keeps to its budget.
 
     Args:
       budgets: eps_j > 0, nats.
       advantages: A_i.
       anchor_log_ratios: r_ij = log pi_j(y_i) - log b(y_i), nats; -inf means no mass.
+      divergences: D_j, as many as anchors; all KL when ``None``.
       where: the samples that are real and selected.
       axis: the samples of a group; ``None`` when the batch is one scope. Groups share the coefficients; ``jax.vmap``
         solves each on its own.
       axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
 
-    Coefficients and KLs are differentiable by the implicit function theorem (raised budgets count as given); shortfall
-    and flags are not differentiated.
+    Coefficients and divergences are differentiable by the implicit function theorem (raised budgets count as given);
+    shortfall and flags are not differentiated.
 
     Returns:
       The solution; with infeasible budgets that of budgets raised by the shortfall, a hundredth of it and a tenth of
@@ -179,8 +198,8 @@ def solve_temperature(
       A budget that turns out at run time not to be positive counts as infeasible and is raised to 1e-4 first.
 
     Raises:
-      ValueError: without anchors, or with more than a few; where shapes disagree; for a budget known before tracing
-        that is not positive.
+      ValueError: without anchors, or with more than a few; where shapes or the number of divergences disagree; for a
+        budget known before tracing that is not positive.
     """
     size = budgets.shape[0]
     if not 1 <= size <= 8:
@@ -192,7 +211,11 @@ def solve_temperature(
     mask = jnp.ones(advantages.shape, bool) if where is None else where
     valid = budgets > 0
     raised = jnp.where(valid, budgets, _SMALLEST)
-    solution = _solve(raised, advantages, anchor_log_ratios, mask, axis, axis_name)
+    if divergences is not None and len(divergences) != size:
+        raise ValueError(f"solve_temperature: {len(divergences)} divergences for {size} budgets; give one for each.")
+    closed_form = divergences is None or all(divergence is KL for divergence in divergences)
+    general = None if closed_form else tuple(divergences)
+    solution = _solve(raised, advantages, anchor_log_ratios, mask, axis, axis_name, general)
     lacking = jnp.max(jnp.where(valid, 0.0, raised - jnp.nan_to_num(budgets)))
     return solution._replace(
         feasible=solution.feasible & jnp.all(valid),

@@ -26,10 +26,6 @@ NONSENSE = {
     "clip of normalised weights": (lambda: em.GempiSpec((REF,), weight_clip=20.0), "at most 1"),
     "clip of nothing": (lambda: em.GempiSpec((REF,), scope=em.Scope.NONE, weight_clip=0.0), "must be positive"),
     "no scope and no anchors": (lambda: em.GempiSpec(scope=em.Scope.NONE), "1 everywhere"),
-    "solved chi-squared": (
-        lambda: em.GempiSpec((em.Anchor("old", budget=0.1, divergence=numerics.CHI_SQUARED),), em.Solved()),
-        "only the KL dual",
-    ),
 }
 
 

@@ -70,7 +70,10 @@ def test_the_other_methods_take_the_same_path(method, tmp_path):
         },
         {
             "old_log_probs": "sampler",
-            "method_args": {"temperature": "solved", "scope": "group", "top_k_fraction": 1.0},
+            "method_args": {
+                **{"temperature": "solved", "scope": "group", "top_k_fraction": 1.0},
+                **{"divergence": "jensen_shannon", "epsilon_eta": 0.05},
+            },
         },
     ],
 )

@@ -40,6 +40,11 @@ SPECS = {
     "by_log_weight": em.GempiSpec(both(coefficient=0.7), filter=em.TopK(0.3, em.Score.LOG_WEIGHT, True)),
     "solved": em.GempiSpec(both(budget=0.1), em.Solved(), em.TopK(0.5)),
     "clipped": em.GempiSpec(both(coefficient=0.7), scope=em.Scope.NONE, weight_clip=2.0),
+    "solved_mix_by_group": em.GempiSpec(
+        (em.Anchor("ref", budget=0.1, divergence=numerics.REVERSE_KL), em.Anchor("old", budget=0.1)),
+        em.Solved(),
+        scope=em.Scope.GROUP,
+    ),
     "chi_squared": em.GempiSpec((em.Anchor("ref", 0.5, divergence=numerics.CHI_SQUARED), em.Anchor("old", 0.2))),
 }
 DUALS = {"temperature": jnp.array([0.6, 0.9])}
@@ -137,7 +142,10 @@ def everything(axis_name):
             "anchor_kl": em.anchor_kl(log_weights, ratios, **options),
             "sampled_divergences": em.sampled_divergences(general, ratios, mixed, **options),
             "temperature_dual": em.temperature_dual(coefficients, budgets, batch.advantages, ratios, **options),
-            "solve_temperature": em.solve_temperature(budgets, batch.advantages, ratios, **options),
+            "solve_temperature": [
+                em.solve_temperature(budgets[:m], batch.advantages, ratios[:m], divergences=divergences, **options)
+                for m, divergences in ((2, None), (1, mixed[:1]))
+            ],
             "e_step": (target.dual_loss, target.metrics),
         }
         return of_samples, of_batch

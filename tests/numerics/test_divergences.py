@@ -28,12 +28,41 @@ FAMILY = {
 def test_generator_derivative_and_inverse_agree(name):
     divergence = FAMILY[name]
     log_u = jnp.linspace(-3.0, 3.0, 13)
-    # d f / d log u = u f'(u).
+    # d f / d log u = u f'(u), and all f have f'(1) = 0; the derivative is up to a constant.
     slope = jax.vmap(jax.grad(divergence.generator))(log_u)
-    np.testing.assert_allclose(slope, jnp.exp(log_u) * divergence.derivative(log_u), rtol=2e-4, atol=2e-5)
+    derivative = divergence.derivative(log_u) - divergence.derivative(jnp.zeros(()))
+    np.testing.assert_allclose(slope, jnp.exp(log_u) * derivative, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(jax.vmap(jax.grad(divergence.derivative))(log_u), divergence.curvature(log_u), rtol=1e-5)
     np.testing.assert_allclose(divergence.inverse(divergence.derivative(log_u)), log_u, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(divergence.generator(jnp.zeros(())), 0.0, atol=1e-7)
     np.testing.assert_allclose(divergence(LOG_P, LOG_P), 0.0, atol=1e-6)
+
+
+# p f(q / p) as it would be written down, in float64.
+GENERATORS = {
+    "kl": lambda u: u * np.log(u) - u + 1,
+    "reverse_kl": lambda u: -np.log(u) + u - 1,
+    "chi_squared": lambda u: (u - 1) ** 2 / 2,
+    "jensen_shannon": lambda u: (u * np.log(u) - (u + 1) * np.log((u + 1) / 2)) / 2,
+    "squared_hellinger": lambda u: (np.sqrt(u) - 1) ** 2 / 2,
+    "alpha_-1": lambda u: (1 / u + u - 2) / 2,
+    "alpha_0.5": lambda u: 2 * (np.sqrt(u) - 1) ** 2,
+    "alpha_3": lambda u: (u**3 - 3 * u + 2) / 6,
+}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_terms_stay_exact_far_from_one(name):
+    log_q, log_p = np.meshgrid(np.linspace(-40.0, 2.0, 29), np.linspace(-40.0, 2.0, 31))
+    expected = np.exp(log_p) * GENERATORS[name](np.exp(log_q - log_p))
+    found = FAMILY[name].perspective(jnp.asarray(log_q, jnp.float32), jnp.asarray(log_p, jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-30)
+    # A sampled ratio of exp(10000): what stays is q f(u) / u, by hand log(2) / 2 and 1 / 2 of it, and for KL log u.
+    limits = {"jensen_shannon": np.log(2) / 2, "squared_hellinger": 0.5, "reverse_kl": 1.0, "kl": 9999.0}
+    if name in limits:
+        np.testing.assert_allclose(
+            FAMILY[name].perspective(jnp.zeros(()), -1e4 * jnp.ones(())), limits[name], rtol=1e-5
+        )
 
 
 def test_values_by_hand():
