@@ -1,23 +1,7 @@
-"""Conditions that a setting must meet, as errors that say which setting, its value and what it means."""
+"""Shapes that the arrays of an E-step must share, as errors that say which differ."""
 
-import math
-from collections.abc import Callable
-
-import jax
-import numpy as np
-
+from gempi_jax.numerics.checks import require
 from gempi_jax.types import Array
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises ``ValueError`` with the message where the condition does not hold."""
-    if not condition:
-        raise ValueError(message)
-
-
-def positive(value: float, name: str, meaning: str) -> None:
-    """Raises ``ValueError`` unless the value is positive and finite."""
-    require(math.isfinite(value) and value > 0, f"{name} is {value}: {meaning} must be positive and finite.")
 
 
 def samples_agree(
@@ -37,11 +21,3 @@ def samples_agree(
         where is None or where.shape == shape,
         f"{place}: the mask has shape {getattr(where, 'shape', None)}, advantages {shape}; give one flag for each.",
     )
-
-
-def known_values(place: str, vector: Array, meaning: str, valid: Callable[[np.ndarray], bool]) -> None:
-    """Raises ``ValueError`` where numbers that are known before a function is traced mean nothing."""
-    if isinstance(vector, jax.core.Tracer):
-        return
-    values = np.asarray(vector)
-    require(bool(valid(values)), f"{place}: {meaning}, not {values.tolist()}.")

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gempi_jax.em.checks import known_values, samples_agree
+from gempi_jax.em.checks import samples_agree
 from gempi_jax.numerics import reductions
+from gempi_jax.numerics.checks import known_values
 from gempi_jax.numerics.reductions import Axis, AxisName
 from gempi_jax.types import Array
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from gempi_jax.em.checks import positive, require
+from gempi_jax.numerics.checks import positive, require
 from gempi_jax.types import Array
 
 

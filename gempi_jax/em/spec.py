@@ -14,8 +14,8 @@ Options are types; a combination that means nothing cannot be built.
 import dataclasses
 import enum
 
-from gempi_jax.em.checks import positive, require
 from gempi_jax.em.projection import Constraint, Penalty, Unconstrained
+from gempi_jax.numerics.checks import positive, require
 from gempi_jax.numerics.divergences import KL, FDivergence
 
 

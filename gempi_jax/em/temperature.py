@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from gempi_jax.em.checks import known_values, samples_agree
+from gempi_jax.em.checks import samples_agree
 from gempi_jax.em.general import general_change, general_landscape
 from gempi_jax.em.moments import kl_change, kl_landscape
 from gempi_jax.em.solver import MAX_ITERATIONS, Landscape, Minimum, barrier_newton, inverse_small, resume, slack
+from gempi_jax.numerics.checks import known_values
 from gempi_jax.numerics.divergences import KL, FDivergence
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array

@@ -177,6 +177,13 @@ def categorical_kl(log_p: Float[Array, "*E V"], log_q: Float[Array, "*E V"]) -> 
     return jnp.sum(jnp.exp(log_p) * log_ratio, axis=-1, where=possible)
 
 
+def categorical_entropy(log_probs: Float[Array, "*E V"]) -> Float[Array, "*E"]:
+    """S = -sum p log p, nats, exact over the last axis (the entropy bonus of section 4); 0 log 0 is 0."""
+    possible = log_probs > -jnp.inf
+    finite = jnp.where(possible, log_probs, 0.0)
+    return -jnp.sum(jnp.exp(finite) * finite, axis=-1, where=possible)
+
+
 def categorical_reverse_kl(log_p: Float[Array, "*E V"], log_q: Float[Array, "*E V"]) -> Float[Array, "*E"]:
     """KL(q || p), nats."""
     return categorical_kl(log_q, log_p)
