@@ -22,7 +22,7 @@ ARGS ?=
 CONFIG ?= configs/llm/arithmetic.py:vmpo
 WORKDIR ?= runs/arithmetic
 
-COVERED := em numerics methods
+COVERED := em losses numerics methods
 COVERAGE_FLOOR := 95
 
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
@@ -40,7 +40,7 @@ help: ## list the commands
 train: $(VENV)/.run-installed ## the main job: SFT, then V-MPO, on arithmetic word problems (CONFIG=, WORKDIR=, ARGS=)
 	$(MEMORY) "$(VENV)/bin/python" -m experiments.train --config=$(CONFIG) --workdir="$(WORKDIR)" $(ARGS)
 
-test: $(TEST_STAMP) ## all tests, and the coverage of em, numerics, methods (ORACLES=1 adds PyTorch, JOBS=, ARGS=)
+test: $(TEST_STAMP) ## all tests, and the coverage of em, losses, numerics, methods (ORACLES=1 adds PyTorch, JOBS=, ARGS=)
 	$(TEST_ENVIRONMENT) "$(VENV)/bin/python" -m pytest -n $(JOBS) --dist loadfile \
 		$(COVERED:%=--cov=gempi_jax.%) --cov-report= $(ARGS)
 	$(if $(ARGS),,for package in $(COVERED); do echo "coverage of gempi_jax.$$package:"; \

@@ -104,8 +104,9 @@ def population_utilities(
     positive(beta, "population_utilities: beta", "a price per nat")
     same_shape("population_utilities", rewards=rewards[0], kl=kl, where=where)
     mask = jnp.broadcast_to(real(kl, where), rewards.shape)
-    axes = tuple(range(1, rewards.ndim))
-    return reductions.mean(rewards - beta * kl[None], where=mask, axis=axes, axis_name=axis_name)
+    returns = reductions.mean(rewards, where=mask, axis=tuple(range(1, rewards.ndim)), axis_name=axis_name)
+    # One number for all, subtracted last: populations that are tied in F stay tied.
+    return returns - beta * reductions.mean(kl, where=where, axis_name=axis_name)
 
 
 def worst_population(utilities: Float[Array, "U"]) -> Int[Array, ""]:

@@ -48,10 +48,10 @@ def _check_noise(place: str, label_noise: float) -> None:
 
 def log_ratio_margins(
     place: str,
-    chosen_log_ratios: Float[Array, "*E"],
-    rejected_log_ratios: Float[Array, "*E"],
-    where: Bool[Array, "*E"] | None,
-) -> tuple[Float[Array, "*E"], Bool[Array, "*E"]]:
+    chosen_log_ratios: Float[Array, "..."],
+    rejected_log_ratios: Float[Array, "..."],
+    where: Bool[Array, "..."] | None,
+) -> tuple[Float[Array, "..."], Bool[Array, "..."]]:
     """Delta = chosen minus rejected, 0 where masked, and the mask as an array."""
     same_shape(place, chosen_log_ratios=chosen_log_ratios, rejected_log_ratios=rejected_log_ratios, where=where)
     mask = real(chosen_log_ratios, where)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gempi_jax import em, numerics
+from gempi_jax import em, losses, numerics
 
 RNG = np.random.default_rng(0)
 Q_WEIGHT = np.array([0.2, 0.5, 1.0, 2.0, 4.0])
@@ -98,13 +98,14 @@ def test_5_truncation_drops_the_mass_outside_the_selection():
 
 def test_6_a_pairwise_likelihood_is_no_responsibility():
     # (11) of two clusters for one pair need not sum to 1; posteriors do, and with two pairs they multiply.
-    gaps = np.array([[2.0, 1.0], [1.5, -1.0]])
-    likelihood = 1 / (1 + np.exp(-gaps))
-    assert abs(likelihood[:, 0].sum() - 1) > 0.5
-    posterior = likelihood.prod(axis=1) / likelihood.prod(axis=1).sum()
-    np.testing.assert_allclose(posterior.sum(), 1.0)
-    # The datum-level winner of the second pair alone is not weighed as the annotator's pairs together are.
-    assert posterior[0] != likelihood[0, 1] / likelihood[:, 1].sum()
+    log_likelihoods = losses.bradley_terry(jnp.array([[2.0, 1.0], [1.5, -1.0]]))
+    assert abs(float(jnp.exp(log_likelihoods[:, 0]).sum()) - 1) > 0.5
+    annotator = losses.responsibilities(log_likelihoods, jnp.array([0, 0]))[0]
+    product = np.exp(np.asarray(log_likelihoods, np.float64)).prod(axis=1)
+    np.testing.assert_allclose(annotator, product / product.sum(), rtol=1e-5)
+    np.testing.assert_allclose(annotator.sum(), 1.0, rtol=1e-6)
+    # A pair alone is not weighed as the annotator's pairs together are.
+    assert abs(float(annotator[0] - losses.datum_responsibilities(log_likelihoods)[1, 0])) > 0.01
 
 
 def test_7_two_readings_of_the_n_step_return():

@@ -105,6 +105,16 @@ def test_a_disjoint_pair():
     np.testing.assert_allclose(numerics.categorical_jensen_shannon(log_p, log_q), np.log(2.0), rtol=1e-6)
 
 
+def test_entropy():
+    # 0.5 log 2 + 0.3 log(10 / 3) + 0.2 log 5 = 1.029653; what cannot happen adds nothing, log 2 for two equal ones.
+    log_probs = jnp.stack([LOG_P, jnp.log(jnp.array([0.5, 0.5, 0.0]))])
+    np.testing.assert_allclose(numerics.categorical_entropy(log_probs), [1.029653, np.log(2)], rtol=1e-6)
+    # The gradient in logits is -p (log p + S).
+    slope = jax.grad(lambda x: numerics.categorical_entropy(jax.nn.log_softmax(x)))(LOG_P)
+    np.testing.assert_allclose(slope, -P * (LOG_P + 1.029653), rtol=1e-4, atol=1e-7)
+    assert np.all(np.isfinite(jax.jacobian(numerics.categorical_entropy)(log_probs)))
+
+
 def test_sample_estimators():
     # E_p[k1] = E_p[k3] = KL exactly; E_p[k2] = sum p (log p/q)^2 / 2.
     kl = numerics.categorical_kl(LOG_P, LOG_Q)
