@@ -51,7 +51,7 @@ def responsibilities(
     like = pair_log_likelihoods[0]
     same_shape("responsibilities", pair_log_likelihoods=like, annotators=annotators, where=where)
     number = _number_of_annotators(annotators, num_annotators)
-    pairs = jnp.where(real(like, where), reductions.detach(pair_log_likelihoods), 0.0)
+    pairs = jnp.where(real(like, where)[None], reductions.detach(pair_log_likelihoods), 0.0)
     totals = jax.ops.segment_sum(pairs.T, annotators, num_segments=number)
     return _posterior(reductions.sum(totals, axis=(), axis_name=axis_name), log_prior, hard)
 
