@@ -16,6 +16,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from gempi_jax.report import write_report
+from gempi_jax.report.html import FILE_NAME
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.heap import keep_freed_memory
 from gempi_jax.runners.llm import run
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int | None:
         settings = settings_from_config(config)
         # A mesh of several CPU devices takes threads of this process; on accelerators this changes nothing.
         jax.config.update("jax_num_cpu_devices", max(1, math.prod(dataclasses.astuple(settings.mesh))))
-        export = run(settings, workdir, config.to_dict())
+        export = run(settings, workdir, config.to_dict(), report=write_report)
     except Preempted:
         print("stopped as asked; the same command goes on from here")
         raise
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int | None:
     except TooManySkippedUpdates as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"exported to {export}; report: {write_report(workdir)}")
+    print(f"exported to {export}; report: {workdir / FILE_NAME}")
     return None
 
 
