@@ -109,6 +109,7 @@ def test_lengths_and_vocabularies_that_cannot_be_name_their_settings(tmp_path):
     refused(
         config, tmp_path, r"config\.sft with .*max_completion_length = 3 \(data\.long_completions = 'error'\): .* 64 of"
     )
+    config.sft.max_completion_length = 21
     config.data.max_prompt_length = 4
     refused(
         config, tmp_path, r"config\.sft with data\.max_prompt_length = 4 \(data\.long_prompts = 'drop'\).*none is left"
