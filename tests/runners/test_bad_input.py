@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from configs.llm import arithmetic, gsm8k, stories
+from experiments.train import cpu_devices
 from gempi_jax.llm import save_pretrained
 from gempi_jax.llm.hf import Pretrained
 from gempi_jax.models import Decoder, DecoderConfig
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.llm import run
+from gempi_jax.runners.settings import MeshSettings
 from gempi_jax.training.writers import WorkdirError
 
 ROWS = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(2, 42)]
@@ -130,7 +132,13 @@ def test_a_workdir_of_another_run_is_refused_before_the_data_are_read(config, tm
 
 def test_a_mesh_of_more_devices_than_there_are(config, tmp_path):
     config.mesh.data = 1024
-    refused(config, tmp_path, r"1024 devices")
+    refused(config, tmp_path, r"config\.mesh: .*1024 devices")
+
+
+def test_a_command_makes_no_more_devices_of_one_processor_than_it_can_hold():
+    assert cpu_devices(MeshSettings(data=4, fsdp=2)) == 8
+    assert cpu_devices(MeshSettings(data=-1, fsdp=2)) == 1
+    assert cpu_devices(MeshSettings(tensor=4096)) == 64
 
 
 def test_a_model_that_is_not_there(tmp_path):
