@@ -16,9 +16,11 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from gempi_jax.report import write_report
+from gempi_jax.report.html import FILE_NAME
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.heap import keep_freed_memory
 from gempi_jax.runners.llm import run
+from gempi_jax.runners.settings import MeshSettings
 from gempi_jax.training.loop import TooManySkippedUpdates
 from gempi_jax.training.preemption import Preempted
 
@@ -26,7 +28,16 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The run, e.g. configs/llm/arithmetic.py:vmpo.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything of the run goes.")
+MOST_CPU_DEVICES = 64
 flags.mark_flags_as_required(["config", "workdir"])
+
+
+def cpu_devices(mesh: MeshSettings) -> int:
+    """How many CPU devices a mesh may have; each takes threads of this process. On accelerators this changes nothing.
+
+    A mesh that is larger finds too few devices and is refused; thousands of them would end the process without a word.
+    """
+    return min(max(1, math.prod(dataclasses.astuple(mesh))), MOST_CPU_DEVICES)
 
 
 def main(argv: list[str]) -> int | None:
@@ -39,9 +50,8 @@ def main(argv: list[str]) -> int | None:
     try:
         config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
         settings = settings_from_config(config)
-        # A mesh of several CPU devices takes threads of this process; on accelerators this changes nothing.
-        jax.config.update("jax_num_cpu_devices", max(1, math.prod(dataclasses.astuple(settings.mesh))))
-        export = run(settings, workdir, config.to_dict())
+        jax.config.update("jax_num_cpu_devices", cpu_devices(settings.mesh))
+        export = run(settings, workdir, config.to_dict(), report=write_report)
     except Preempted:
         print("stopped as asked; the same command goes on from here")
         raise
@@ -51,7 +61,7 @@ def main(argv: list[str]) -> int | None:
     except TooManySkippedUpdates as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"exported to {export}; report: {write_report(workdir)}")
+    print(f"exported to {export}; report: {workdir / FILE_NAME}")
     return None
 
 

@@ -153,7 +153,7 @@ def phase_table(run: Run) -> Table:
         (
             "phase",
             "steps",
-            f"{metric} before",
+            f"{metric} before" if metric else "before",
             "after",
             "gain, points" if accuracy else "gain",
             "time in steps",

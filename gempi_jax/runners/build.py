@@ -1,5 +1,6 @@
 """Configs end here: names become functions, dictionaries become typed settings, mistakes become errors with a fix."""
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -104,11 +105,24 @@ def method_from_settings(name: str, phase: PhaseSettings) -> Method:
         place = f"config.{name}.method_args.{key}"
         if key not in valid:
             raise ValueError(f"{place}: {phase.method} has no such argument; {_suggest(key, valid)}")
-        arguments[key] = _option(key, value, place)
+        arguments[key] = _option(key, _as_default(value, valid[key].default, place), place)
     try:
         return factory(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"config.{name}.method_args = {phase.method_args!r}: {error}") from error
+
+
+def _as_default(value: Any, default: Any, place: str) -> Any:
+    """A method's argument, of the type of its default where that is a number or a truth value.
+
+    Raises:
+      ValueError: a word for a number, say, or ``'no'`` for False, which Python takes for True.
+    """
+    expected = type(default)
+    # Of a Gaussian policy's trust region there may be several numbers.
+    if expected not in (bool, int, float) or isinstance(value, tuple | list):
+        return value
+    return _value(expected, value, place)
 
 
 def _option(key: str, value: Any, place: str) -> Any:
@@ -123,6 +137,17 @@ def _option(key: str, value: Any, place: str) -> Any:
             raise ValueError(f"{place} = {value!r}: give the order as a number, e.g. 'alpha_0.5'")
         return alpha_divergence(order)
     return value if table is None else lookup(table, str(value), place)
+
+
+@contextlib.contextmanager
+def blame(place: str):
+    """Says in a ValueError from inside the block where in the config the mistake is; one that does so is left alone."""
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith("config."):
+            raise
+        raise ValueError(f"{place}: {error}") from error
 
 
 def lookup(table: dict[str, Any], name: str, place: str) -> Any:

@@ -60,6 +60,8 @@ class Judge:
         rewarded = self._source.rewards(prompts, completions)
         metrics = {f"heldout/{name}": value for name, value in rewarded.metrics.items() if not name.endswith("std")}
         metrics["heldout/accuracy"] = metrics.pop("heldout/reward")
+        metrics["heldout/dropped_rows"] = float(self._source.num_dropped)
+        metrics["heldout/truncated_rows"] = float(self._source.num_truncated)
         texts = self._source.texts(completions)
         samples = [
             {

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from gempi_jax.llm.packing import TooLong
 from gempi_jax.models import ValueHead
 from gempi_jax.runners import phase as stages
 from gempi_jax.runners.baselines import BASELINES
-from gempi_jax.runners.build import lookup, method_from_settings
+from gempi_jax.runners.build import blame, lookup, method_from_settings
 from gempi_jax.runners.checks import check_plan
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.ends import phase_ends, union
@@ -30,7 +31,7 @@ from gempi_jax.training.loop import Phase, train
 from gempi_jax.training.preemption import Preemption
 from gempi_jax.training.progress import Progress
 from gempi_jax.training.state import TrainState
-from gempi_jax.training.writers import Writer, claim_workdir
+from gempi_jax.training.writers import Writer, check_workdir, claim_workdir
 
 _logger = logging.getLogger(__name__)
 SOURCES = {"rollout": True, "demonstrations": False, "scored": False}
@@ -39,13 +40,19 @@ SOURCES = {"rollout": True, "demonstrations": False, "scored": False}
 TOO_LONG = {policy.value: policy for policy in TooLong}
 
 
-def run(settings: RunSettings, workdir: pathlib.Path, config: dict[str, Any]) -> pathlib.Path:
+def run(
+    settings: RunSettings,
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    report: Callable[[pathlib.Path], object] | None = None,
+) -> pathlib.Path:
     """Trains, or goes on with, the run of a workdir, exports the policy and writes the report.
 
     Args:
       settings: of the run.
       workdir: its folder; one that holds another run is refused.
       config: what ``config.json`` is to hold.
+      report: writes the report of a workdir, while signals are still answered; ``None`` for no report.
 
     Returns:
       The exported folder.
@@ -55,14 +62,20 @@ def run(settings: RunSettings, workdir: pathlib.Path, config: dict[str, Any]) ->
       Preempted: the run was asked to end and has saved.
     """
     with Preemption(grace_seconds=settings.preemption_grace_seconds) as preemption:
+        check_workdir(workdir, config)
         task, reward_specs = load_task(settings), load_rewards(settings)
+        if not task.heldout:
+            raise ValueError("config.data.num_heldout = 0: nothing would judge the run; give at least 1")
         rewards.preflight(reward_specs, [{**row, "ended": True} for row in task.heldout])
-        mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
+        with blame("config.mesh"):
+            mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
         plan = Plan(settings, task, reward_specs, load_start(settings, task, mesh), mesh)
         workdir = claim_workdir(workdir, config)
         state = _train(plan, workdir, preemption)
         export = workdir / "export"
         plan.start.export(export, state.params["policy"], settings.model.path)
+        if report is not None:
+            report(workdir)
     return export
 
 
@@ -140,9 +153,10 @@ class Plan:
         self._sources = [self._phase_source(name, task, reward_specs) for name in self._names]
         longest = max(phase.max_completion_length for phase in settings.phases.values())
         self._longest = longest
-        self._heldout = self._source(
-            task.heldout, ends=union(self._ends.values()), batch_prompts=1, max_completion_length=longest, seed=0
-        )
+        with blame(f"config.data.max_prompt_length = {data.max_prompt_length} on held-out prompts"):
+            self._heldout = self._source(
+                task.heldout, ends=union(self._ends.values()), batch_prompts=1, max_completion_length=longest, seed=0
+            )
         widths = {name: source.prompt_width for name, source in zip(self._names, self._sources, strict=True)}
         check_plan(settings, longest=start.model.config.max_positions, prompt_widths=widths, mesh=mesh.shape)
 
@@ -220,16 +234,29 @@ class Plan:
         phase = self.settings.phases[name]
         writes = lookup(SOURCES, phase.source, f"config.{name}.source")
         rows = task.train if writes else task.demonstrations
+        if not rows and writes:
+            raise ValueError(
+                f"config.{name}.source = {phase.source!r}: there are no training prompts; raise data.num_train"
+            )
         if not rows:
-            raise ValueError(f"config.{name}.source = {phase.source!r}: the data have no rows with a completion")
+            raise ValueError(
+                f"config.{name}.source = {phase.source!r}: the data have no rows with a completion; name one in "
+                "data.columns, or raise data.num_demonstrations"
+            )
         missing = [i for i, row in enumerate(rows) if phase.source == "scored" and "reward" not in row]
         if missing:
             raise ValueError(f"config.{name}.source = 'scored': row {missing[0]} has no column 'reward'")
-        return self._source(
-            rows,
-            ends=self._ends[name],
-            batch_prompts=phase.batch_prompts,
-            max_completion_length=phase.max_completion_length,
-            learns_completions=not writes,
-            seed=self.settings.seed,
-        )
+        data = self.settings.data
+        lengths = f"data.max_prompt_length = {data.max_prompt_length} (data.long_prompts = {data.long_prompts!r})"
+        if not writes:
+            lengths += f", max_completion_length = {phase.max_completion_length} (data.long_completions = "
+            lengths += f"{data.long_completions!r})"
+        with blame(f"config.{name} with {lengths}"):
+            return self._source(
+                rows,
+                ends=self._ends[name],
+                batch_prompts=phase.batch_prompts,
+                max_completion_length=phase.max_completion_length,
+                learns_completions=not writes,
+                seed=self.settings.seed,
+            )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import optax
 
-from gempi_jax.runners.build import lookup
+from gempi_jax.runners.build import blame, lookup
 from gempi_jax.runners.settings import DualSettings, OptimizerSettings, PhaseSettings
 from gempi_jax.training import optimizers
 from gempi_jax.training.step import Optimizers
@@ -35,9 +35,10 @@ def build_optimizers(phase: PhaseSettings, name: str) -> tuple[Optimizers, Calla
     """
     total = phase.num_iterations * phase.num_epochs * phase.num_updates
     place = f"config.{name}.optimizer"
-    try:
-        policy = _optimizer(phase.optimizer, place)
+    with blame(f"config.{name}.value_learning_rate"):
         value = optimizers.Adam(optimizers.Schedule(phase.value_learning_rate))
+    with blame(place):
+        policy = _optimizer(phase.optimizer, place)
         params = optax.partition(
             {
                 "policy": optimizers.build(policy, total),
@@ -46,8 +47,6 @@ def build_optimizers(phase: PhaseSettings, name: str) -> tuple[Optimizers, Calla
             lambda tree: {key: key for key in tree},
         )
         rate = optimizers.learning_rate(policy, total)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
     return Optimizers(params, _duals(phase.duals, total, f"config.{name}.duals")), rate
 
 
@@ -61,10 +60,11 @@ def _optimizer(settings: OptimizerSettings, place: str) -> optimizers.Optimizer:
 def _duals(settings: DualSettings, total: int, place: str) -> dict[str, optax.GradientTransformation]:
     make = lookup(DUAL_OPTIMIZERS, settings.optimizer, f"{place}.optimizer")
 
-    def build(rate: float) -> optax.GradientTransformation:
-        return optimizers.build(make(optimizers.Schedule(rate)), total)
+    def build(name: str, rate: float) -> optax.GradientTransformation:
+        with blame(f"{place}.{name}"):
+            return optimizers.build(make(optimizers.Schedule(rate)), total)
 
     return {
-        "temperature": build(settings.temperature_learning_rate),
-        "multiplier": build(settings.multiplier_learning_rate),
+        "temperature": build("temperature_learning_rate", settings.temperature_learning_rate),
+        "multiplier": build("multiplier_learning_rate", settings.multiplier_learning_rate),
     }

@@ -99,7 +99,7 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
             method,
             dropout=resources.dropout,
             same_mask=same_mask,
-            num_update_samples=phase.update_prompts // phase.num_updates * phase.num_generations,
+            num_update_samples=phase.update_prompts // phase.num_updates * phase.samples_per_prompt,
             prefill_chunk=chunk,
         )
         part = jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), scored)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.core
@@ -16,7 +15,7 @@ from gempi_jax.llm.hf.peft import load_adapters, save_adapters
 from gempi_jax.llm.hf.pretrained import Pretrained, load_pretrained, save_pretrained
 from gempi_jax.llm.tokenizers import Alphabet, load_tokenizer, train_tokenizer
 from gempi_jax.models import Adapted, Decoder, DecoderConfig, LoRA, init_adapters, merge_adapters
-from gempi_jax.runners.build import lookup
+from gempi_jax.runners.build import blame, lookup
 from gempi_jax.runners.settings import LoRASettings, ModelSettings, RunSettings
 from gempi_jax.runners.tasks import Task
 from gempi_jax.training import sharding
@@ -88,20 +87,14 @@ def load_start(settings: RunSettings, task: Task, mesh: Mesh) -> Start:
         how = dataclasses.replace(how, dropout=lora.dropout)
     else:
         key = jax.random.fold_in(jax.random.key(settings.seed), 2)
-        how, adapters = fresh, _blame(init_adapters, pretrained.params, fresh, key)
+        with blame("config.model.lora"):
+            how, adapters = fresh, init_adapters(pretrained.params, fresh, key)
     return Start(pretrained, Adapted(pretrained.model, how), adapters, pretrained.params)
 
 
 def _fresh(settings: LoRASettings) -> LoRA:
-    return _blame(LoRA, settings.rank, settings.alpha, settings.targets, settings.dropout)
-
-
-def _blame(function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args), a ValueError of which says where in the config the mistake is."""
-    try:
-        return function(*args)
-    except ValueError as error:
-        raise ValueError(f"config.model.lora: {error}") from error
+    with blame("config.model.lora"):
+        return LoRA(settings.rank, settings.alpha, settings.targets, settings.dropout)
 
 
 def load_policy(settings: RunSettings, task: Task, mesh: Mesh) -> Pretrained:
@@ -163,7 +156,8 @@ def _new(model: ModelSettings, seed: int, task: Task, mesh: Mesh) -> Pretrained:
         )
     texts = [row["prompt"] + row["completion"] for row in task.demonstrations]
     texts += [row["prompt"] for row in task.train]
-    tokenizer = train_tokenizer(texts, model.vocab_size, alphabet=Alphabet.SEEN)
+    with blame(f"config.model.vocab_size = {model.vocab_size}"):
+        tokenizer = train_tokenizer(texts, model.vocab_size, alphabet=Alphabet.SEEN)
     decoder = Decoder(
         DecoderConfig(
             vocab_size=len(tokenizer),

@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+import math
+import string
 from typing import Any
 
 
@@ -74,6 +76,11 @@ class ModelSettings:
         _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "a rate is in [0, 1)")
         for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size", "max_positions"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be at least 1")
+        # A checkpoint brings its own sizes.
+        if not self.path:
+            for name, parts in (("hidden_size", "num_heads"), ("num_heads", "num_kv_heads")):
+                fix = f"must be a multiple of {parts} = {getattr(self, parts)}"
+                _require(getattr(self, name) % getattr(self, parts) == 0, name, getattr(self, name), fix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +113,26 @@ class DataSettings:
     prompt_template: str = "{prompt}"
 
     def __post_init__(self):
-        _require("{prompt}" in self.prompt_template, "prompt_template", self.prompt_template, "needs {prompt} in it")
+        _require(
+            _template_fields(self.prompt_template) == {"prompt"},
+            "prompt_template",
+            self.prompt_template,
+            "needs {prompt} in it and no other field; a brace of the text itself is written twice, {{ or }}",
+        )
+        for name in ("num_demonstrations", "num_train", "num_heldout"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 1, or 0 for all of a file")
+        _require(self.split in ("tuning", "heldout"), "split", self.split, "must be 'tuning' or 'heldout'")
         _require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "must be at least 1")
+
+
+def _template_fields(template: str) -> set[str] | None:
+    """Names of the plain fields of a format string; ``None`` where it is no such string."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError:
+        return None
+    plain = all(not form and not conversion for _, name, form, conversion in parts if name is not None)
+    return {name for _, name, _, _ in parts if name is not None} if plain else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +159,14 @@ class OptimizerSettings:
     b2: float = 0.999
     max_grad_norm: float = 1.0
 
+    def __post_init__(self):
+        _require(
+            self.weight_decay == 0 or self.name == "adamw",
+            "weight_decay",
+            self.weight_decay,
+            f"adamw alone decays weights, and name is {self.name!r}; set it to 0, or name to 'adamw'",
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class DualSettings:
@@ -143,6 +176,10 @@ class DualSettings:
     num_temperature_steps: int = 1
     temperature_learning_rate: float = 1e-2
     multiplier_learning_rate: float = 1e-2
+
+    def __post_init__(self):
+        steps = self.num_temperature_steps
+        _require(steps >= 0, "num_temperature_steps", steps, "must be at least 1, or 0 to keep the temperature")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +256,12 @@ class PhaseSettings:
             self.batch_prompts,
             f"m_step_fraction of it must be a multiple of num_updates * num_microbatches = {parts}",
         )
-        _require(self.temperature > 0, "temperature", self.temperature, "the policy must be sampled: above 0")
+        _require(
+            0 < self.temperature < math.inf,
+            "temperature",
+            self.temperature,
+            "the policy must be sampled: above 0, finite",
+        )
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "must be in (0, 1]")
         _require(self.top_k >= 0, "top_k", self.top_k, "must be at least 1, or 0 to keep the whole vocabulary")
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "must be in (0, 1], or 0 to truncate nothing")
@@ -247,6 +289,11 @@ class PhaseSettings:
         """Prompts that the M-step sees."""
         return round(self.m_step_fraction * self.batch_prompts)
 
+    @property
+    def samples_per_prompt(self) -> int:
+        """K: a dataset has one completion of each prompt."""
+        return self.num_generations if self.source == "rollout" else 1
+
 
 @dataclasses.dataclass(frozen=True)
 class EvalSettings:
@@ -255,6 +302,10 @@ class EvalSettings:
     batch_prompts: int = 128
     num_samples: int = 16
 
+    def __post_init__(self):
+        _require(self.batch_prompts > 0, "batch_prompts", self.batch_prompts, "must be at least 1")
+        _require(self.num_samples >= 0, "num_samples", self.num_samples, "must be at least 1, or 0 to keep none")
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
@@ -262,6 +313,10 @@ class CheckpointSettings:
 
     every: int = 10
     keep: int = 2
+
+    def __post_init__(self):
+        for name in ("every", "keep"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,3 +355,8 @@ class RunSettings:
     max_skips_in_a_row: int = 5
     preemption_grace_seconds: float = 1.0
     keep_boundary: bool = True
+
+    def __post_init__(self):
+        _require(self.max_skips_in_a_row > 0, "max_skips_in_a_row", self.max_skips_in_a_row, "must be at least 1")
+        grace = self.preemption_grace_seconds
+        _require(0 <= grace < math.inf, "preemption_grace_seconds", grace, "must be a number of at least 0")

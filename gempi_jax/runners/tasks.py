@@ -55,7 +55,6 @@ def jsonl(data: DataSettings, seed: int) -> Task:
         if not path:
             raise ValueError(f"config.{place} is empty: give the path of a JSONL file")
     # A row's prompt may be in its messages; which rows have neither is said below.
-    # A row's prompt may be in its messages.
     train = datasets.load_rows(data.train_path, columns=data.columns, required=())
     heldout = datasets.load_rows(data.heldout_path, columns=data.columns, required=())
     # Whole conversations are learnt from with all turns of the assistant, and asked for the last one.

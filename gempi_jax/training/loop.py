@@ -133,6 +133,6 @@ def _check_skips(state: TrainState, step: int, limit: int) -> None:
     if in_a_row >= limit:
         raise TooManySkippedUpdates(
             f"step {step}: {in_a_row} updates in a row had a loss, reward or gradient that is not finite ({total} in "
-            f"all), so training stops. The last checkpoint is from before them. Lower the learning rate, look at the "
-            f"rewards, or raise max_skips_in_a_row = {limit}."
+            f"all), so training stops. The parameters from before them are in the last checkpoint. Lower the learning "
+            f"rate or look at the rewards, and start afresh in another workdir; max_skips_in_a_row = {limit}."
         )

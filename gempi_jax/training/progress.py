@@ -7,14 +7,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 SHOWN = {
-    "loss": "loss",
     "reward": "reward",
     "heldout/accuracy": "held-out",
     "mstep/kl": "kl",
+    "kl": "kl to ref",
     "estep/ess_fraction": "ess",
     "estep/temperature": "temperature",
+    "loss": "loss",
 }
-"""Metrics on the line and their short names; one that a step lacks keeps its last value of the phase."""
+"""Metrics on the line and their short names; one that a step lacks keeps its last value of the phase.
+
+The loss comes last: of all these it says least, and a narrow terminal cuts off the end.
+"""
 
 
 class Progress:

@@ -38,25 +38,49 @@ def claim_workdir(path: str | os.PathLike[str], config: Mapping[str, Any]) -> pa
       The folder; it holds ``config.json``.
 
     Raises:
-      WorkdirError: the folder holds another config, an unreadable one, or results without one.
+      WorkdirError: see :func:`check_workdir`, or the folder cannot be written to.
     """
+    check_workdir(path, config)
     folder = pathlib.Path(path)
     text = json.dumps(jsonfiles.jsonable(config), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / CONFIG).exists():
+            jsonfiles.write_atomically(folder / CONFIG, text.encode())
+    except OSError as error:
+        raise WorkdirError(f"workdir {folder} cannot be written to ({error}): give another --workdir") from error
+    return folder
+
+
+def check_workdir(path: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
+    """Whether a run may have this folder; writes nothing, so that it can be asked before a model is read.
+
+    Args:
+      path: the workdir, there or not.
+      config: nested settings that JSON can hold.
+
+    Raises:
+      WorkdirError: the folder is none, may not be written to, or holds another config, an unreadable one, or results
+        without one.
+    """
+    folder = pathlib.Path(path)
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if nearest != folder and not nearest.is_dir():
+        raise WorkdirError(f"workdir {folder} lies under {nearest}, which is a file: give another --workdir")
+    if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
+        raise WorkdirError(f"workdir {folder}: {nearest} may not be written to; give another --workdir, or the rights")
     if folder.exists() and not folder.is_dir():
         raise WorkdirError(f"workdir {folder} is a file: give another --workdir")
     file = folder / CONFIG
     if file.exists():
         _check_same_config(file, config)
-        return folder
+        return
     leftovers = [name for name in (METRICS, SAMPLES, CHECKPOINTS) if (folder / name).exists()]
     if leftovers:
         raise WorkdirError(
             f"workdir {folder} holds {', '.join(leftovers)} but no {CONFIG}, so whose they are is unknown: "
             f"give another --workdir, or put the run's {CONFIG} back"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    jsonfiles.write_atomically(file, text.encode())
-    return folder
 
 
 def _check_same_config(file: pathlib.Path, config: Mapping[str, Any]) -> None:

@@ -98,7 +98,12 @@ def test_gsm8k_with_the_small_model(shared_data, tmp_path):
     config.data.train_path = str(shared_data / "gsm8k/train.jsonl")
     config.data.heldout_path = str(shared_data / "gsm8k/test_head.jsonl")
     start(config, tmp_path / "run")
-    assert [row["phase"] for row in table(tmp_path / "run")] == ["sft"] * 3 + ["rl"] * 2
+    rows = table(tmp_path / "run")
+    assert [row["phase"] for row in rows] == ["sft"] * 3 + ["rl"] * 2
+    # What was too long is counted of held-out rows as of others.
+    assert rows[0]["heldout/dropped_rows"] == rows[-1]["data/dropped_rows"] == 0
+    assert rows[0]["heldout/truncated_rows"] > 0
+    assert rows[-1]["data/truncated_rows"] > 0
 
 
 def test_a_pretrained_story_model_is_fine_tuned_and_keeps_its_tokenizer(shared_data, tmp_path):

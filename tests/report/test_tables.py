@@ -66,6 +66,10 @@ def test_the_table_of_phases(make_workdir):
     assert table.rows[1] == ("V-MPO", "21 – 50", "25.0 %", "55.0 %", "+30.0", "30 s", "20,000")
 
 
+def test_the_table_of_a_run_without_a_row_names_no_metric(make_workdir):
+    assert phase_table(read_run(make_workdir(rows=[{"step": 0}]))).header[2] == "before"
+
+
 def test_the_shares_of_time_add_up_to_the_steps(make_workdir):
     shares = time_shares(read_run(make_workdir()))
 

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from configs.llm import arithmetic, gsm8k, stories
+from experiments.train import cpu_devices
 from gempi_jax.llm import save_pretrained
 from gempi_jax.llm.hf import Pretrained
 from gempi_jax.models import Decoder, DecoderConfig
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.llm import run
+from gempi_jax.runners.settings import MeshSettings
+from gempi_jax.training.writers import WorkdirError
 
 ROWS = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(2, 42)]
 
@@ -94,9 +97,48 @@ def test_a_batch_that_shrinks_on_several_devices(config, tmp_path):
     refused(config, tmp_path, r"config\.rl\.shrink = \(2,\): is for one device")
 
 
+def test_data_of_no_rows_say_which_setting_makes_them(tmp_path):
+    config = arithmetic.get_config("vmpo,quick")
+    config.data.num_heldout = 0
+    refused(config, tmp_path, r"config\.data\.num_heldout = 0: nothing would judge the run")
+    config.data.update({"num_heldout": 4, "num_train": 0})
+    refused(config, tmp_path, r"config\.rl\.source = 'rollout': there are no training prompts; raise data\.num_train")
+
+
+def test_lengths_and_vocabularies_that_cannot_be_name_their_settings(tmp_path):
+    config = arithmetic.get_config("vmpo,quick")
+    config.sft.max_completion_length = 3
+    refused(
+        config, tmp_path, r"config\.sft with .*max_completion_length = 3 \(data\.long_completions = 'error'\): .* 64 of"
+    )
+    config.sft.max_completion_length = 21
+    config.data.max_prompt_length = 4
+    refused(
+        config, tmp_path, r"config\.sft with data\.max_prompt_length = 4 \(data\.long_prompts = 'drop'\).*none is left"
+    )
+    config.model.vocab_size = 10
+    refused(config, tmp_path, r"config\.model\.vocab_size = 10: .*cannot hold")
+
+
+def test_a_workdir_of_another_run_is_refused_before_the_data_are_read(config, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text('{"seed": 7}')
+    config.data.train_path = str(tmp_path / "nowhere.jsonl")
+    with pytest.raises(WorkdirError, match=r"holds another run; its config\.json differs in\n.*"):
+        run(settings_from_config(config), workdir, config.to_dict())
+    assert [path.name for path in workdir.iterdir()] == ["config.json"]
+
+
 def test_a_mesh_of_more_devices_than_there_are(config, tmp_path):
     config.mesh.data = 1024
-    refused(config, tmp_path, r"1024 devices")
+    refused(config, tmp_path, r"config\.mesh: .*1024 devices")
+
+
+def test_a_command_makes_no_more_devices_of_one_processor_than_it_can_hold():
+    assert cpu_devices(MeshSettings(data=4, fsdp=2)) == 8
+    assert cpu_devices(MeshSettings(data=-1, fsdp=2)) == 1
+    assert cpu_devices(MeshSettings(tensor=4096)) == 64
 
 
 def test_a_model_that_is_not_there(tmp_path):

@@ -89,6 +89,23 @@ def test_a_config_with_required_paths_says_so():
         ({"phases": "sft"}, r"config\.phases = 'sft': must be a tuple"),
         ({"data": None}, r"config\.data: missing"),
         ({"rewards": "exact_match"}, r"config\.rewards = 'exact_match': must be a section"),
+        ({"eval__batch_prompts": 0}, r"config\.eval\.batch_prompts = 0: must be at least 1"),
+        ({"eval__num_samples": -1}, r"config\.eval\.num_samples = -1: must be at least 1, or 0 to keep none"),
+        ({"checkpoint__every": 0}, r"config\.checkpoint\.every = 0: must be at least 1"),
+        ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep = 0: must be at least 1"),
+        ({"max_skips_in_a_row": 0}, r"config\.max_skips_in_a_row = 0: must be at least 1"),
+        ({"preemption_grace_seconds": -1}, r"config\.preemption_grace_seconds = -1\.0: must be a number of at least 0"),
+        ({"rl__temperature": float("inf")}, r"config\.rl\.temperature = inf: the policy must be sampled"),
+        ({"rl__duals__num_temperature_steps": -1}, r"config\.rl\.duals\.num_temperature_steps = -1: must be"),
+        # Of Adam it would be passed over without a word.
+        ({"rl__optimizer__weight_decay": 0.1}, r"config\.rl\.optimizer\.weight_decay = 0\.1: adamw alone decays"),
+        ({"model__hidden_size": 33}, r"config\.model\.hidden_size = 33: must be a multiple of num_heads = 2"),
+        ({"model__num_kv_heads": 3}, r"config\.model\.num_heads = 2: must be a multiple of num_kv_heads = 3"),
+        ({"data__num_heldout": -2}, r"config\.data\.num_heldout = -2: must be at least 1, or 0"),
+        ({"data__split": "train"}, r"config\.data\.split = 'train': must be 'tuning' or 'heldout'"),
+        ({"data__prompt_template": "{prompt} {x}"}, r"config\.data\.prompt_template = .*needs \{prompt\} in it and no"),
+        ({"data__prompt_template": "{prompt} {"}, r"config\.data\.prompt_template = .*a brace of the text itself"),
+        ({"data__prompt_template": "{prompt:x}"}, r"config\.data\.prompt_template = "),
         ({"mesh__dat": 2}, r"config\.mesh\.dat: unknown key; did you mean 'data'"),
     ],
 )
@@ -108,6 +125,13 @@ def test_phases_run_in_the_order_named_and_the_others_do_not(names):
         (PhaseSettings(method="vmop"), r"config\.rl\.method = 'vmop': did you mean 'vmpo'"),
         (PhaseSettings(method_args={"epsilon_eta_": 1.0}), r"method_args\.epsilon_eta_: vmpo has no such argument"),
         (PhaseSettings(method_args={"epsilon_eta": -1.0}), r"config\.rl\.method_args = \{'epsilon_eta': -1\.0\}"),
+        (
+            PhaseSettings(method_args={"epsilon_eta": "0.1"}),
+            r"method_args\.epsilon_eta = '0\.1': must be of type float",
+        ),
+        (PhaseSettings(method_args={"epsilon_eta": True}), r"method_args\.epsilon_eta = True: must be of type float"),
+        # 'no' is true.
+        (PhaseSettings(method_args={"skip_flat_groups": "no"}), r"skip_flat_groups = 'no': must be of type bool"),
         (PhaseSettings(method_args={"temperature": "solvd"}), r"temperature = 'solvd': did you mean 'solved'"),
     ],
 )
@@ -122,13 +146,31 @@ def test_methods_are_checked(phase, message):
         ({"rl__optimizer__name": "adamm"}, r"config\.rl\.optimizer\.name = 'adamm': did you mean 'adam"),
         ({"rl__optimizer__schedule": "cos"}, r"config\.rl\.optimizer\.schedule = 'cos'"),
         ({"rl__optimizer__learning_rate": -1.0}, r"config\.rl\.optimizer: learning rate = -1\.0"),
+        ({"sft__optimizer__weight_decay": -1.0}, r"config\.sft\.optimizer: weight_decay = -1\.0"),
+        ({"rl__value_learning_rate": -1.0}, r"config\.rl\.value_learning_rate: learning rate = -1\.0"),
+        (
+            {"rl__duals__temperature_learning_rate": -1.0},
+            r"config\.rl\.duals\.temperature_learning_rate: learning rate",
+        ),
         ({"rl__optimizer__warmup_steps": 10**6}, r"config\.rl\.optimizer: warmup_steps = 1000000"),
     ],
 )
 def test_optimizers_are_checked(changes, message):
-    phase = settings_from_config(changed(**changes)).phases["rl"]
+    settings = settings_from_config(changed(**changes))
     with pytest.raises(ValueError, match=message):
-        build_optimizers(phase, "rl")
+        list(map(build_optimizers, settings.phases.values(), settings.phases))
+
+
+def test_braces_of_a_template_and_sizes_beside_a_checkpoint_are_let_be():
+    settings = settings_from_config(
+        changed(data__prompt_template="{{{prompt}}}", model__path="x", model__hidden_size=33)
+    )
+    assert settings.data.prompt_template.format(prompt="p") == "{p}"
+
+
+def test_a_dataset_has_one_completion_of_a_prompt():
+    assert PhaseSettings(num_generations=8).samples_per_prompt == 8
+    assert PhaseSettings(num_generations=8, source="scored").samples_per_prompt == 1
 
 
 @pytest.mark.parametrize("arg", ["vmop", "vmpo,awr", "vmpo,fast"])

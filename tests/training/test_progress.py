@@ -47,6 +47,19 @@ def test_a_terminal_gets_one_line_rewritten(monkeypatch):
     assert text == "\r\x1b[Krl 1/50  0:01 + ?  \r\x1b[Krl 2/50  0:02 + 0:4\n"
 
 
+def test_what_matters_fits_before_the_loss():
+    stream = io.StringIO()
+    names = ("reward", "heldout/accuracy", "mstep/kl", "estep/ess_fraction", "estep/temperature", "loss")
+    with progress.Progress(stream=stream, clock=Clock()) as line:
+        line.update("rl", 1, 9, dict.fromkeys(names, 0.5))
+    expected = "reward 0.500  held-out 0.500  kl 0.500  ess 0.500  temperature 0.500  loss 0.500"
+    assert stream.getvalue() == f"rl 1/9  0:00 + ?  {expected}\n"
+    # A method without a trust region has its KL from the reference to show.
+    with progress.Progress(stream=stream, clock=Clock()) as line:
+        line.update("rl", 1, 9, {"kl": 0.25})
+    assert stream.getvalue().endswith("kl to ref 0.250\n")
+
+
 def test_the_line_of_the_last_step_is_ended():
     assert run(Terminal(), [49, 50]).endswith("reward 0.500\n")
 

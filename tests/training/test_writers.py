@@ -70,6 +70,25 @@ def test_a_file_is_no_workdir(tmp_path):
         writers.claim_workdir(tmp_path / "x", {})
 
 
+def test_a_folder_under_a_file_or_without_rights_is_no_workdir(tmp_path, monkeypatch):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(writers.WorkdirError, match=r"lies under .*x, which is a file: give another --workdir"):
+        writers.check_workdir(tmp_path / "x" / "run", {})
+    # The administrator may write anywhere, so the answer is given here.
+    monkeypatch.setattr(writers.os, "access", lambda *_: False)
+    with pytest.raises(writers.WorkdirError, match="may not be written to; give another --workdir"):
+        writers.check_workdir(tmp_path / "run", {})
+    monkeypatch.undo()
+    monkeypatch.setattr(writers.jsonfiles, "write_atomically", lambda path, _: path.parent.write_bytes(b""))
+    with pytest.raises(writers.WorkdirError, match=r"cannot be written to \(.*\): give another --workdir"):
+        writers.claim_workdir(tmp_path / "run", {})
+
+
+def test_asking_for_a_folder_writes_nothing(tmp_path):
+    writers.check_workdir(tmp_path / "a" / "b", {})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_value_that_json_cannot_hold_is_named(tmp_path):
     with pytest.raises(TypeError, match=r"model\.layers\[1\] is <object"):
         writers.claim_workdir(tmp_path / "new", {"model": {"layers": [1, object()]}})
