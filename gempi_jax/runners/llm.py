@@ -130,7 +130,8 @@ class Plan:
             long_completions=lookup(TOO_LONG, data.long_completions, "config.data.long_completions"),
         )
         self._names = list(settings.phases)
-        self._ends = phase_ends(self._tokenizer, settings)
+        checkpoint = start.pretrained.config
+        self._ends = phase_ends(self._tokenizer, settings, checkpoint.eos_ids if checkpoint else ())
         for name, phase in settings.phases.items():
             lookup(BASELINES, phase.baseline, f"config.{name}.baseline")
             lookup(stages.OLD_LOG_PROBS, phase.old_log_probs, f"config.{name}.old_log_probs")

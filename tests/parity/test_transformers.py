@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gempi_jax.llm import generate
-from gempi_jax.llm.hf import load_pretrained, save_pretrained
+from gempi_jax.llm.hf import load_pretrained, read_config, save_pretrained
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -49,6 +49,23 @@ CASES = {
                 "factor": 4.0,
                 "low_freq_factor": 1.0,
                 "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8,
+            },
+        },
+    ),
+    "llama-yarn-odd": (
+        "Llama",
+        SIZES
+        | {
+            "head_dim": 16,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "beta_fast": 16.0,
+                "beta_slow": 2.0,
+                "mscale": 0.7,
+                "mscale_all_dim": 1.2,
+                "truncate": False,
                 "original_max_position_embeddings": 8,
             },
         },
@@ -93,6 +110,7 @@ CASES = {
             "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0]},
         },
     ),
+    "phi3-partial": ("Phi3", SIZES | {"hidden_size": 32, "partial_rotary_factor": 0.5, "tie_word_embeddings": True}),
     "olmo2": ("Olmo2", SIZES),
     "gpt2": ("GPT2", GPT2),
     "gpt2-odd": (
@@ -158,6 +176,35 @@ def test_logits_beyond_the_training_length(name):
     logits = forward(model)(params, jnp.asarray(TOKENS))
     assert logits.dtype == jnp.float32
     assert_close(logits, theirs_on(theirs, TOKENS))
+
+
+STRIPPED = ("llama", "mistral", "qwen2", "qwen2-window", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "olmo2", "gpt2")
+MUST = {
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "use_sliding_window",
+}
+MUST |= {
+    "intermediate_size",
+    "head_dim",
+    "max_window_layers",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "architectures",
+    "model_type",
+}
+
+
+@pytest.mark.parametrize("name", STRIPPED)
+def test_what_a_config_does_not_say_is_the_class_s_own_default(name):
+    config = type(torch_model(name).config)
+    stated = {key: value for key, value in torch_model(name).config.to_dict().items() if key in MUST}
+    full = config(**stated).to_dict() | {"architectures": stated["architectures"]}
+    assert read_config(stated) == read_config(full)
 
 
 @pytest.mark.parametrize("name", ["llama-dynamic", "phi3-long"])

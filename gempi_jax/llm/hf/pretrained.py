@@ -30,11 +30,20 @@ class CheckpointConfig:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """The ids that end a completion, of generation_config.json before config.json; empty when neither says."""
-        for values in (self.generation, self.model):
-            ids = values.get("eos_token_id")
-            if ids is not None:
-                return tuple(ids) if isinstance(ids, list) else (ids,)
+        """The ids that end a completion, of generation_config.json before config.json; empty when neither says.
+
+        Raises:
+          ValueError: what stands there is no id.
+        """
+        for place, values in (("generation_config.json", self.generation), ("config.json", self.model)):
+            stated = values.get("eos_token_id")
+            if stated is not None:
+                ids = stated if isinstance(stated, list) else [stated]
+                if not all(type(i) is int and i >= 0 for i in ids):
+                    raise ValueError(
+                        f"{place}: attribute 'eos_token_id' is {stated!r}; it must be a token's id, or a list of them"
+                    )
+                return tuple(ids)
         return ()
 
 
