@@ -177,8 +177,8 @@ def check_rotary(rotary: Rotary, head_dim: int) -> None:
     dim, scaling = rotary.dim(head_dim), rotary.scaling
     if dim % 2 or not 0 < dim <= head_dim:
         raise ValueError(
-            f"rotary positions turn {dim} of the {head_dim} entries of a head (fraction {rotary.fraction}); that must be "
-            f"an even number from 2 to {head_dim}"
+            f"rotary positions turn {dim} of the {head_dim} entries of a head (fraction {rotary.fraction}); that must "
+            f"be an even number from 2 to {head_dim}"
         )
     if isinstance(scaling, Dynamic) and dim == 2:
         raise ValueError("dynamic rotary scaling turns 2 entries of a head; it needs at least 4")

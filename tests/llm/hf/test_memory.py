@@ -66,7 +66,7 @@ def test_the_host_never_holds_more_than_a_shard_beside_what_is_placed(tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
     seen = json.loads(finished.stdout.splitlines()[-1])
-    # The devices are the host's here, so what they hold counts, once.  Measured: 16 MB more, which is what 288 transfers
+    # The devices are the host's here, so what they hold counts once.  Measured: 16 MB more, which is what 288 transfers
     # leave behind; with a copy of the whole beside it, 214 MB more.
     assert seen["held"] > 150e6
     assert seen["shard"] < 1e6
