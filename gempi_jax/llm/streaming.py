@@ -98,7 +98,9 @@ class ChosenRows(Sequence[Row]):
       change: what becomes of the row at an index of ``rows``; ``None`` leaves it.
     """
 
-    def __init__(self, rows: Sequence[Row], index: Sequence[int], change: Callable[[Row, int], Row] | None = None):
+    def __init__(
+        self, rows: Sequence[Row], index: Sequence[int] | np.ndarray, change: Callable[[Row, int], Row] | None = None
+    ):
         self._rows, self._index, self._change = rows, index, change
 
     def __len__(self) -> int:

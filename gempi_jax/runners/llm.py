@@ -223,7 +223,7 @@ class Plan:
         rows = task.train if writes else task.demonstrations
         if not rows:
             raise ValueError(f"config.{name}.source = {phase.source!r}: the data have no rows with a completion")
-        missing = [i for i, row in enumerate(rows) if phase.source == "scored" and "reward" not in row]
+        missing = [i for i, row in enumerate(rows) if "reward" not in row] if phase.source == "scored" else []
         if missing:
             raise ValueError(f"config.{name}.source = 'scored': row {missing[0]} has no column 'reward'")
         return self._source(

@@ -82,7 +82,9 @@ class DataSettings:
 
     Attributes:
       task: arithmetic (generated), stories (generated openings), jsonl (files with TRL's columns).
-      train_path, heldout_path: JSONL files, for task jsonl.
+      train_path, heldout_path: for task jsonl: a .jsonl, .json or .parquet file, a folder of such files, or one that
+        ``datasets`` saved.
+      stream: rows are read and encoded when a batch asks for them, for files larger than memory.
       columns: names in the file -> names here, e.g. {"question": "prompt"}; a tuple gives a column several names.
       num_demonstrations, num_train, num_heldout: rows; 0 takes all of a file.
       split: which generated problems judge the run: ``tuning`` or ``heldout``.
@@ -95,6 +97,7 @@ class DataSettings:
     task: str = "arithmetic"
     train_path: str = ""
     heldout_path: str = ""
+    stream: bool = False
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     num_demonstrations: int = 0
     num_train: int = 0

@@ -214,6 +214,29 @@ def test_logits_within_the_training_length_where_the_length_decides(name):
     assert_close(forward(model)(params, jnp.asarray(tokens)), theirs_on(theirs, tokens))
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["llama-3", "mistral", "gemma3", "gpt2-odd", "qwen3", "olmo2"])
+def test_a_ragged_batch_has_the_logits_of_theirs_padded_on_either_side(name, side):
+    theirs, (model, params, _, _) = loaded(name)
+    lengths = np.array([12, 7, 3])
+    rows = np.random.default_rng(2).integers(3, 37, (3, 12))
+    real = np.arange(12) < lengths[:, None]
+    padded, mask = np.zeros_like(rows), real if side == "right" else real[:, ::-1]
+    padded[mask] = rows[real]
+    with torch.no_grad():
+        places = np.maximum(mask.cumsum(1) - 1, 0)
+        kept = {"attention_mask": torch.tensor(mask.astype(int)), "position_ids": torch.tensor(places)}
+        expected = theirs(torch.tensor(padded), **kept).logits.numpy()[mask]
+
+    @quick_jit
+    def run(params, rows, lengths):
+        hidden, _ = model.apply({"params": params}, rows, lengths, method="prefill")
+        return model.apply({"params": params}, hidden, method="logits")
+
+    # What stands in the padding, here other tokens, changes nothing.
+    assert_close(np.asarray(run(params, jnp.asarray(rows), jnp.asarray(lengths)))[real], expected)
+
+
 def greedy_of_theirs(model, prompt, count):
     """What ``generate`` of transformers adds to one prompt, with its cache."""
     with torch.no_grad():
