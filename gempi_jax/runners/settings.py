@@ -81,7 +81,8 @@ class DataSettings:
     """Where rows come from.
 
     Attributes:
-      task: arithmetic (generated), stories (generated openings), jsonl (files with TRL's columns).
+      task: arithmetic (generated), stories (generated openings), jsonl (files with TRL's columns,
+        of any format that is read).
       train_path, heldout_path: for task jsonl: a .jsonl, .json or .parquet file, a folder of such files, or one that
         ``datasets`` saved.
       stream: rows are read and encoded when a batch asks for them, for files larger than memory.

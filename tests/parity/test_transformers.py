@@ -305,16 +305,26 @@ def test_the_round_trip_is_bit_identical(name, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+FAMILIES = ("llama", "gpt2", "mistral", "qwen2-window", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "olmo2")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_bfloat16_is_kept_and_computes_within_its_rounding(name, tmp_path):
     low = copy.deepcopy(loaded(name)[0]).to(torch.bfloat16)
     low.save_pretrained(tmp_path)
     ours = load_pretrained(tmp_path)
     assert ours.params["embedding"].dtype == ours.model.dtype == jnp.bfloat16
+    # Back in the folder, bit by bit.
+    save_pretrained(tmp_path / "again", ours)
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(tmp_path / "again").params, ours.params)
     # The same rounded parameters, computed in float32 and in bfloat16.
     # (Opened again: casting a live model to bfloat16 and back would leave its rotary frequencies rounded.)
     again = type(low).from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
     exact = theirs_on(again, TOKENS)
     wide = load_pretrained(tmp_path, dtype=jnp.float32)
     assert_close(forward(wide.model)(wide.params, jnp.asarray(TOKENS)), exact)
-    assert_close(forward(ours.model)(ours.params, jnp.asarray(TOKENS)), exact, 0.1)
+    # Theirs in bfloat16 is the measure of its rounding: ours is no further from the exact logits.
+    rounded = type(low).from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager").eval()
+    logits = forward(ours.model)(ours.params, jnp.asarray(TOKENS))
+    ours_off, theirs_off = (np.sqrt(np.mean((x - exact) ** 2)) for x in (logits, theirs_on(rounded, TOKENS)))
+    assert ours_off < 1.5 * theirs_off

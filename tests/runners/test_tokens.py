@@ -60,7 +60,7 @@ def test_a_streamed_task_has_the_rows_of_one_in_memory(tmp_path):
     config.unlock()
     config.model.path = "somewhere"
     config.data.update({"train_path": str(tmp_path / "train.jsonl"), "heldout_path": str(tmp_path / "test.jsonl")})
-    config.data.update({"columns": {}, "num_train": 3})
+    config.data.columns, config.data.num_train = {}, 3
     stored = load_task(settings_from_config(config))
     config.data.stream = True
     streamed = load_task(settings_from_config(config))
@@ -74,3 +74,22 @@ def test_a_streamed_task_has_the_rows_of_one_in_memory(tmp_path):
     config.data.task = "arithmetic"
     with pytest.raises(ValueError, match=r"config\.data\.stream: task 'arithmetic' makes its rows"):
         load_task(settings_from_config(config))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_task_reads_parquet_and_saved_datasets(tmp_path, stream):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.Table.from_pylist([{"question": f"q{i}", "answer": f"#### {i}"} for i in range(5)])
+    parquet.write_table(table, tmp_path / "train.parquet")
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    with pyarrow.OSFile(str(saved / "data.arrow"), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    (saved / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    config = gsm8k.get_config("quick")
+    config.unlock()
+    config.model.path, config.data.stream = "somewhere", stream
+    config.data.update({"train_path": str(tmp_path / "train.parquet"), "heldout_path": str(saved)})
+    task = load_task(settings_from_config(config))
+    assert list(task.train) == task.heldout == list(task.demonstrations)
+    assert task.train[4] == {"prompt": "Question: q4\nAnswer:", "answer": "#### 4", "completion": "#### 4"}

@@ -115,20 +115,23 @@ def _has_tokenizer(folder: pathlib.Path) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
+# Neither code nor pickles, nor the second copy of the weights that some folders hold (consolidated.safetensors).
+_DOWNLOADED = ("*.json", "model*.safetensors", "flax_model*.msgpack", "*.model", "*.txt", "*.jinja")
+
+
 def _resolve(path: str | pathlib.Path) -> pathlib.Path:
     """A folder here; a name on the hub is downloaded, without its code and its pickles."""
     folder = pathlib.Path(path).expanduser()
     if folder.is_dir():
         return folder
-    if not isinstance(path, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path):
+    if not isinstance(path, str) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
         raise FileNotFoundError(
             f"load_pretrained: there is no folder {folder}; give one that holds config.json and model.safetensors"
         )
     import huggingface_hub
 
-    patterns = ["*.json", "*.safetensors", "flax_model.msgpack", "*.model", "*.txt", "*.jinja"]
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(path, allow_patterns=patterns))
+        return pathlib.Path(huggingface_hub.snapshot_download(path, allow_patterns=list(_DOWNLOADED)))
     except Exception as error:  # the hub's library has a dozen kinds; all mean that the name leads nowhere
         raise FileNotFoundError(
             f"load_pretrained: {path!r} is neither a folder here nor a model that the hub gave "

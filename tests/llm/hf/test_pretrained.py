@@ -1,5 +1,6 @@
 """Folders in and out: the real checkpoint, models made here, and everything that can be wrong with a folder."""
 
+import fnmatch
 import json
 import re
 import shutil
@@ -178,6 +179,29 @@ def test_a_missing_folder_and_missing_files_name_the_fix(folder, tmp_path):
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config.json is missing"):
         load_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["someone/model", "model"])
+def test_of_a_name_on_the_hub_neither_code_nor_pickles_are_fetched(fresh, folder, monkeypatch, name):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    fetched = []
+
+    def snapshot_download(repository, *, allow_patterns):
+        fetched.append((repository, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(name).params, fresh.params)
+    ((repository, patterns),) = fetched
+    assert repository == name
+
+    def wanted(file):
+        return any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
+
+    good = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    good += ["flax_model.msgpack", "flax_model-00001-of-00002.msgpack", "tokenizer.model", "merges.txt"]
+    bad = ["modeling.py", "pytorch_model.bin", "original/model.pth", "consolidated.safetensors", "vocab.pkl"]
+    assert (all(map(wanted, good)), any(map(wanted, bad))) == (True, False)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
