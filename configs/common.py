@@ -123,6 +123,8 @@ def base() -> ConfigDict:
                 "task": "arithmetic",
                 "train_path": "",
                 "heldout_path": "",
+                # Reads rows when a batch asks for them, for files larger than memory: the same batches, more slowly.
+                "stream": False,
                 # Names in the file -> names here.
                 "columns": ConfigDict(),
                 # Rows; 0 takes all of a file.

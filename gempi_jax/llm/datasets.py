@@ -1,17 +1,16 @@
 """Rows from files and lists, and which rows each step takes."""
 
 import functools
-import importlib
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from gempi_jax.llm.columns import ColumnNames, DataError, Row, check_row, rename_columns
+from gempi_jax.llm.tables import ParquetRows, SavedRows
 
 
 def load_rows(
@@ -97,30 +96,34 @@ def _permutation(num_rows: int, epoch: int, seed: int) -> Int[np.ndarray, " N"]:
     return np.random.default_rng([seed % 2**64, epoch]).permutation(num_rows)
 
 
-def _read(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-    """(place, row) of each row of a file or folder."""
+def find_files(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a dataset in order: itself, those of a folder, or a folder that ``datasets`` saved.
+
+    Raises:
+      FileNotFoundError: nothing is there.
+      DataError: an ending that is not known, or a folder of several splits.
+    """
     if not path.exists():
         raise FileNotFoundError(f"there is no dataset at {path}; give the path of a file or folder that exists.")
-    if path.is_dir():
-        return _read_folder(path)
-    if path.suffix not in _READERS:
-        raise DataError(f"{path}: the ending {path.suffix!r} is not known; use one of {', '.join(_READERS)}.")
-    return _READERS[path.suffix](path)
-
-
-def _read_folder(folder: pathlib.Path) -> Iterator[tuple[str, Any]]:
-    if (folder / "dataset_dict.json").is_file():
-        splits = sorted(child.name for child in folder.iterdir() if child.is_dir())
-        raise DataError(f"{folder} holds several splits; give the folder of one: {', '.join(splits)}.")
-    if (folder / "state.json").is_file():
-        dataset = _library("datasets", folder).load_from_disk(str(folder))
-        yield from ((f"{folder}, row {index}", dict(row)) for index, row in enumerate(dataset))
-        return
-    files = sorted(file for file in folder.iterdir() if file.suffix in _READERS)
+    if not path.is_dir():
+        if path.suffix not in _READERS:
+            raise DataError(f"{path}: the ending {path.suffix!r} is not known; use one of {', '.join(_READERS)}.")
+        return [path]
+    if (path / "dataset_dict.json").is_file():
+        splits = sorted(child.name for child in path.iterdir() if child.is_dir())
+        raise DataError(f"{path} holds several splits; give the folder of one: {', '.join(splits)}.")
+    if (path / "state.json").is_file():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in _READERS)
     if not files:
-        raise FileNotFoundError(f"{folder} holds no dataset; expected files that end in {', '.join(_READERS)}.")
-    for file in files:
-        yield from _READERS[file.suffix](file)
+        raise FileNotFoundError(f"{path} holds no dataset; expected files that end in {', '.join(_READERS)}.")
+    return files
+
+
+def _read(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+    """(place, row) of each row of a file or folder."""
+    for file in find_files(path):
+        yield from _read_table(SavedRows(file)) if file.is_dir() else _READERS[file.suffix](file)
 
 
 def _read_jsonl(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
@@ -140,27 +143,12 @@ def _read_json(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
     yield from ((f"{path}, row {index}", row) for index, row in enumerate(parse_line(content, str(path))))
 
 
+def _read_table(table: ParquetRows | SavedRows) -> Iterator[tuple[str, Any]]:
+    return map(table.read, range(len(table)))
+
+
 def _read_parquet(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-    parquet = _library("pyarrow.parquet", path)
-    try:
-        with parquet.ParquetFile(path) as file:
-            index = 0
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    yield f"{path}, row {index}", row
-                    index += 1
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a Parquet file that can be read: {error}") from error
+    return _read_table(ParquetRows(path))
 
 
 _READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
-
-
-def _library(name: str, path: pathlib.Path) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.split(".")[0]
-        raise ImportError(
-            f"{path}: reading it needs {package}, which cannot be imported ({error}): pip install {package}"
-        ) from error

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from gempi_jax.models.positions import Learned, Rotary
+from gempi_jax.models.positions import Learned, Rotary, check_rotary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +130,9 @@ class DecoderConfig:
                     "state head_dim"
                 )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
+        for scheme in {self.positions, *(band.positions for band in self.bands)}:
+            if isinstance(scheme, Rotary):
+                check_rotary(scheme, self.head_dim)
         if self.bands and len(self.bands) != self.num_layers:
             raise ValueError(
                 f"DecoderConfig.bands has {len(self.bands)} entries for {self.num_layers} layers; give one per layer"

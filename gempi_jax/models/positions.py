@@ -168,6 +168,26 @@ class Rotary:
         return int(head_dim * self.fraction)
 
 
+def check_rotary(rotary: Rotary, head_dim: int) -> None:
+    """Can this scheme turn heads of this width?
+
+    Raises:
+      ValueError: the rotated entries are no pairs, more than there are, or not as many as the scaling has divisors for.
+    """
+    dim, scaling = rotary.dim(head_dim), rotary.scaling
+    if dim % 2 or not 0 < dim <= head_dim:
+        raise ValueError(
+            f"rotary positions turn {dim} of the {head_dim} entries of a head (fraction {rotary.fraction}); that must "
+            f"be an even number from 2 to {head_dim}"
+        )
+    if isinstance(scaling, Dynamic) and dim == 2:
+        raise ValueError("dynamic rotary scaling turns 2 entries of a head; it needs at least 4")
+    if isinstance(scaling, LongRope) and not len(scaling.short) == len(scaling.long) == dim // 2:
+        raise ValueError(
+            f"longrope has {len(scaling.short)} short and {len(scaling.long)} long divisors; give {dim // 2} of each"
+        )
+
+
 Angles = tuple[Float[Array, "*M half"], Float[Array, "*M half"]]
 """Cosines and sines of every position's rotations."""
 

@@ -1,7 +1,7 @@
 """The host's side of an iteration: which rows a batch takes, their tokens, and what rewards say of completions.
 
-Text becomes tokens once, before training; what the policy writes is decoded for the reward functions only and never
-encoded again.
+Text becomes tokens before training, or a batch at a time where the rows are streamed; what the policy writes is decoded
+for the reward functions only and never encoded again.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.datasets import batch_indices
 from gempi_jax.llm.generate import Completions
-from gempi_jax.llm.packing import TooLong, encode_demonstrations, encode_prompts, pad_batch
+from gempi_jax.llm.packing import TooLong
 from gempi_jax.llm.rewards import RewardSpec, compute_rewards
 from gempi_jax.runners.ends import Ends
+from gempi_jax.runners.tokens import Encoding, Stored, Streamed
 from gempi_jax.runners.world import Batch
 
 Row = dict[str, Any]
@@ -40,7 +41,8 @@ class Source:
     """Rows with their tokens, served in batches that depend on the step and the seed alone.
 
     Args:
-      rows: with ``prompt``; for demonstrations ``completion``, or ``messages``; for scored data ``reward`` too.
+      rows: a list, which is encoded at once, or another sequence, which is read and encoded batch by batch; with
+        ``prompt``; for demonstrations ``completion``, or ``messages``; for scored data ``reward`` too.
       tokenizer: of the policy.
       rewards: applied to what the policy writes; besides the rows' columns they get ``ended``, whether a completion
         came to an end of its own.
@@ -73,24 +75,16 @@ class Source:
     ):
         self._tokenizer, self._rewards, self._ends = tokenizer, rewards, ends
         self._batch, self._seed = batch_prompts, seed
-        if learns_completions:
-            encoded = encode_demonstrations(
-                tokenizer, rows, max_prompt_length, max_completion_length, long_prompts, long_completions
-            )
-            tokens = encoded.prompts
-            self._completions = pad_batch(encoded.completions, _longest)
-            self._learnt = pad_batch(encoded.learnt, _longest).tokens.astype(bool)
-        else:
-            encoded = encode_prompts(tokenizer, [row["prompt"] for row in rows], max_prompt_length, long_prompts)
-            tokens = encoded.tokens
-        self.rows = [rows[i] for i in encoded.kept]
-        self.num_dropped, self.num_truncated = encoded.num_dropped, encoded.num_truncated
-        self._prompts = pad_batch(tokens, _longest)
+        lengths = max_prompt_length, max_completion_length
+        encoding = Encoding(tokenizer, *lengths, long_prompts, long_completions, learns_completions)
+        self._tokens = Stored(rows, encoding) if isinstance(rows, list) else Streamed(rows, encoding)
+        self.rows = self._tokens.rows
+        self.num_dropped, self.num_truncated = self._tokens.num_dropped, self._tokens.num_truncated
 
     @property
     def prompt_width(self) -> int:
         """P: tokens of the longest prompt."""
-        return self._prompts.tokens.shape[1]
+        return self._tokens.widths[0]
 
     def prompts(self, step: int) -> tuple[Prompts, np.ndarray]:
         """The prompts of an iteration, and the indices of their rows."""
@@ -99,26 +93,28 @@ class Source:
 
     def take(self, index: np.ndarray) -> Prompts:
         """The prompts of given rows."""
-        return Prompts(self._prompts.tokens[index], self._prompts.lengths[index], [self.rows[i] for i in index])
+        rows = [self.rows[i] for i in index]
+        return Prompts(*self._tokens.take(index, rows).prompts, rows)
 
-    def completions(self, prompts: Prompts, index: np.ndarray) -> Batch:
-        """A batch of the dataset's own completions, K = 1, with its rewards where it has them."""
-        tokens = self._completions.tokens[index][:, None]
+    def completions(self, prompts: Prompts, index: np.ndarray) -> tuple[Batch, float]:
+        """A batch of the dataset's own completions, K = 1, with its rewards where it has them.
+
+        Also how many tokens its rows hold: prompts and completions, other roles' turns too.
+        """
+        taken = self._tokens.take(index, prompts.rows)
+        tokens = taken.completions.tokens[:, None]
         rewards = np.array([[float(row.get("reward", 0.0))] for row in prompts.rows], np.float32)
-        return Batch(
+        batch = Batch(
             prompts=prompts.tokens,
             prompt_lengths=prompts.lengths,
             completions=tokens,
-            mask=self._learnt[index][:, None],
+            mask=taken.learnt[:, None],
             sampler_shift=np.zeros(rewards.shape, np.float32),
             model_log_probs=np.zeros(tokens.shape, np.float32),
             rewards=rewards,
             index=np.arange(len(index), dtype=np.int32),
         )
-
-    def num_tokens(self, index: np.ndarray) -> float:
-        """Tokens that the dataset's own rows hold: prompts and completions, other roles' turns too."""
-        return float(self._prompts.lengths[index].sum() + self._completions.lengths[index].sum())
+        return batch, float(prompts.lengths.sum() + taken.completions.lengths.sum())
 
     def rewards(self, prompts: Prompts, completions: Completions) -> Rewarded:
         """What the reward functions give to each completion [G, K]."""
@@ -148,11 +144,6 @@ class Source:
         tokens, lengths = completions.tokens.reshape(-1, length), completions.lengths.reshape(-1)
         rows = [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
         return self._tokenizer.batch_decode(rows, skip_special_tokens=True)
-
-
-def _longest(length: int) -> int:
-    """As wide as the longest row that is left: one shape, and no column of padding alone."""
-    return length
 
 
 def _mean(values: np.ndarray) -> float:

@@ -33,13 +33,18 @@ class Ends(NamedTuple):
         return reached
 
 
-def phase_ends(tokenizer: PreTrainedTokenizerBase, settings: RunSettings) -> dict[str, Ends]:
+def phase_ends(tokenizer: PreTrainedTokenizerBase, settings: RunSettings, own: Sequence[int] = ()) -> dict[str, Ends]:
     """What ends a completion in each phase.
+
+    Args:
+      tokenizer: of the policy.
+      settings: of the run.
+      own: ids that the checkpoint says end a completion, beside the tokenizer's.
 
     Raises:
       ValueError: see :func:`end_tokens` and :func:`stop_sequences`.
     """
-    eos_ids = end_tokens(tokenizer, settings.model.end_tokens)
+    eos_ids = tuple(dict.fromkeys([*end_tokens(tokenizer, settings.model.end_tokens), *own]))
     return {
         name: Ends(eos_ids, stop_sequences(tokenizer, phase.stop_sequences, f"config.{name}.stop_sequences"))
         for name, phase in settings.phases.items()

@@ -143,7 +143,8 @@ class Plan:
             long_completions=lookup(TOO_LONG, data.long_completions, "config.data.long_completions"),
         )
         self._names = list(settings.phases)
-        self._ends = phase_ends(self._tokenizer, settings)
+        checkpoint = start.pretrained.config
+        self._ends = phase_ends(self._tokenizer, settings, checkpoint.eos_ids if checkpoint else ())
         for name, phase in settings.phases.items():
             lookup(BASELINES, phase.baseline, f"config.{name}.baseline")
             lookup(stages.OLD_LOG_PROBS, phase.old_log_probs, f"config.{name}.old_log_probs")
@@ -239,11 +240,16 @@ class Plan:
                 f"config.{name}.source = {phase.source!r}: there are no training prompts; raise data.num_train"
             )
         if not rows:
+<<<<<<< HEAD
             raise ValueError(
                 f"config.{name}.source = {phase.source!r}: the data have no rows with a completion; name one in "
                 "data.columns, or raise data.num_demonstrations"
             )
         missing = [i for i, row in enumerate(rows) if phase.source == "scored" and "reward" not in row]
+=======
+            raise ValueError(f"config.{name}.source = {phase.source!r}: the data have no rows with a completion")
+        missing = [i for i, row in enumerate(rows) if "reward" not in row] if phase.source == "scored" else []
+>>>>>>> hf3
         if missing:
             raise ValueError(f"config.{name}.source = 'scored': row {missing[0]} has no column 'reward'")
         data = self.settings.data

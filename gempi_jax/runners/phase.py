@@ -223,8 +223,8 @@ class Iteration:
     def _batch(self, state, step, key, clock) -> tuple[Batch, dict[str, float], bool]:
         prompts, index = self.source.prompts(step)
         if self.phase.source != "rollout":
-            batch = self.source.completions(prompts, index)
-            row = {"num_tokens": self.source.num_tokens(index)}
+            batch, num_tokens = self.source.completions(prompts, index)
+            row = {"num_tokens": num_tokens}
             return self.resources.place(batch), row, bool(np.isfinite(batch.rewards).all())
         tokens, lengths = self.resources.place((prompts.tokens, prompts.lengths))
         completions, shift = self.stages.rollout(

@@ -88,8 +88,11 @@ class DataSettings:
     """Where rows come from.
 
     Attributes:
-      task: arithmetic (generated), stories (generated openings), jsonl (files with TRL's columns).
-      train_path, heldout_path: JSONL files, for task jsonl.
+      task: arithmetic (generated), stories (generated openings), jsonl (files with TRL's columns,
+        of any format that is read).
+      train_path, heldout_path: for task jsonl: a .jsonl, .json or .parquet file, a folder of such files, or one that
+        ``datasets`` saved.
+      stream: rows are read and encoded when a batch asks for them, for files larger than memory.
       columns: names in the file -> names here, e.g. {"question": "prompt"}; a tuple gives a column several names.
       num_demonstrations, num_train, num_heldout: rows; 0 takes all of a file.
       split: which generated problems judge the run: ``tuning`` or ``heldout``.
@@ -102,6 +105,7 @@ class DataSettings:
     task: str = "arithmetic"
     train_path: str = ""
     heldout_path: str = ""
+    stream: bool = False
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     num_demonstrations: int = 0
     num_train: int = 0

@@ -2,15 +2,17 @@
 
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from gempi_jax.llm import conversions, datasets, rewards, synthetic
 from gempi_jax.llm.columns import DataError, check_row
 from gempi_jax.llm.rewards import classifier
 from gempi_jax.llm.stories import story_rows
+from gempi_jax.llm.streaming import ChosenRows, StreamedRows
 from gempi_jax.runners.build import lookup
 from gempi_jax.runners.settings import DataSettings, RunSettings
 
@@ -26,9 +28,9 @@ class Task(NamedTuple):
       heldout: the same, never trained on.
     """
 
-    demonstrations: list[Row]
-    train: list[Row]
-    heldout: list[Row]
+    demonstrations: Sequence[Row]
+    train: Sequence[Row]
+    heldout: Sequence[Row]
 
 
 def arithmetic(data: DataSettings, seed: int) -> Task:
@@ -53,18 +55,31 @@ def jsonl(data: DataSettings, seed: int) -> Task:
     """Files; the training file's completions, where it has them, are the demonstrations."""
     for place, path in (("data.train_path", data.train_path), ("data.heldout_path", data.heldout_path)):
         if not path:
-            raise ValueError(f"config.{place} is empty: give the path of a JSONL file")
+            raise ValueError(
+                f"config.{place} is empty: give a .jsonl or .parquet file, a folder of such files or one that "
+                "datasets saved"
+            )
     # A row's prompt may be in its messages; which rows have neither is said below.
-    train = datasets.load_rows(data.train_path, columns=data.columns, required=())
-    heldout = datasets.load_rows(data.heldout_path, columns=data.columns, required=())
+    opened, keep = (StreamedRows, _as_it_is) if data.stream else (datasets.load_rows, list)
+    train = opened(data.train_path, columns=data.columns, required=())
+    heldout = opened(data.heldout_path, columns=data.columns, required=())
+
+    def ask(row: Row, index: int) -> Row:
+        return _asked(row, f"{data.train_path}, row {index}")
+
+    asked = ChosenRows(train, range(len(train)), ask)
     # Whole conversations are learnt from with all turns of the assistant, and asked for the last one.
-    asked = [_asked(row, f"{data.train_path}, row {index}") for index, row in enumerate(train)]
-    demonstrations = [{**row, **given} for row, given in zip(train, asked, strict=True) if "completion" in given]
+    answered = np.array([i for i, row in enumerate(asked) if "completion" in row], np.int64)
+    demonstrations = ChosenRows(train, answered, lambda row, index: {**row, **ask(row, index)})
     return Task(
-        demonstrations[: data.num_demonstrations or None],
-        asked[: data.num_train or None],
+        keep(demonstrations[: data.num_demonstrations or None]),
+        keep(asked[: data.num_train or None]),
         [_asked(row, f"{data.heldout_path}, row {i}") for i, row in enumerate(heldout[: data.num_heldout or None])],
     )
+
+
+def _as_it_is(rows: Sequence[Row]) -> Sequence[Row]:
+    return rows
 
 
 def _asked(row: Row, where: str) -> Row:
@@ -91,6 +106,8 @@ REWARDS: dict[str, Callable[..., list[float | None]]] = {
 
 def load_task(settings: RunSettings) -> Task:
     """Reads or makes the rows of a run, with the prompt template around each prompt."""
+    if settings.data.stream:
+        _check_stream(settings)
     task = lookup(TASKS, settings.data.task, "config.data.task")(settings.data, settings.seed)
 
     def template(row: Row) -> Row:
@@ -99,7 +116,23 @@ def load_task(settings: RunSettings) -> Task:
             return row
         return {**row, "prompt": settings.data.prompt_template.format(prompt=row["prompt"])}
 
-    return Task(*([template(row) for row in rows] for rows in task))
+    return Task(
+        *(
+            [template(row) for row in rows]
+            if isinstance(rows, list)
+            else ChosenRows(rows, range(len(rows)), lambda row, _: template(row))
+            for rows in task
+        )
+    )
+
+
+def _check_stream(settings: RunSettings) -> None:
+    if settings.data.task != "jsonl":
+        raise ValueError(f"config.data.stream: task {settings.data.task!r} makes its rows; stream is for task 'jsonl'")
+    if not settings.model.path:
+        raise ValueError(
+            "config.data.stream: a new model's tokenizer is trained on all rows, in memory; give config.model.path"
+        )
 
 
 CLASSIFIER = "classifier:"

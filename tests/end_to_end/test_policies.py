@@ -107,6 +107,10 @@ def test_sft_on_whole_conversations(tmp_path):
     config.sft.optimizer.update({"learning_rate": 0.01, "schedule": "constant"})
     start(config, tmp_path / "run")
     metrics = rows_of(tmp_path / "run")
+    # Read and encoded batch by batch, the same numbers.
+    config.data.stream = True
+    start(config, tmp_path / "streamed")
+    assert [row["loss"] for row in rows_of(tmp_path / "streamed")[1:]] == [row["loss"] for row in metrics[1:]]
     # All tokens that the model read: both roles' turns, of 24 rows in as many epochs as 12 batches are.
     texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows[:24]]
     # But for the line's end behind the last turn, which nobody has to write.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gempi_jax.llm.columns import DataError
 from gempi_jax.llm.datasets import batch_indices, load_rows
+from gempi_jax.llm.streaming import StreamedRows
 
 
 def write(folder, text, name="data.jsonl"):
@@ -106,12 +107,12 @@ def test_paths_that_hold_nothing_usable(tmp_path):
 
 
 def test_a_missing_library_names_the_line_that_installs_it(tmp_path, monkeypatch):
-    for name in ("pyarrow", "pyarrow.parquet", "datasets"):
+    for name in ("pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match="pip install pyarrow"):
         load_rows(write(tmp_path, "", "data.parquet"))
-    write(tmp_path, "{}", "state.json")
-    with pytest.raises(ImportError, match="pip install datasets"):
+    write(tmp_path, '{"_data_files": [{"filename": "data.arrow"}]}', "state.json")
+    with pytest.raises(ImportError, match="pip install pyarrow"):
         load_rows(tmp_path)
 
 
@@ -128,8 +129,42 @@ def test_parquet(tmp_path):
 def test_datasets_folder(tmp_path):
     datasets = pytest.importorskip("datasets")
     rows = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}]
-    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
-    assert load_rows(tmp_path / "saved") == rows
+    dataset = datasets.Dataset.from_list(rows).select([1, 0])
+    dataset.save_to_disk(tmp_path / "saved", num_shards=2)
+    assert load_rows(tmp_path / "saved") == rows[::-1]
+
+
+def saved_folder(folder, *parts):
+    """What ``Dataset.save_to_disk`` writes: a stream for each part, and state.json."""
+    pyarrow = pytest.importorskip("pyarrow")
+    folder.mkdir()
+    names = [f"data-{i:05d}-of-{len(parts):05d}.arrow" for i in range(len(parts))]
+    for name, rows in zip(names, parts, strict=True):
+        table = pyarrow.Table.from_pylist(rows)
+        with pyarrow.OSFile(str(folder / name), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    write(folder, json.dumps({"_data_files": [{"filename": name} for name in names], "_split": None}), "state.json")
+    return folder
+
+
+def test_a_saved_folder_needs_pyarrow_alone(tmp_path):
+    parts = (
+        [{"prompt": [{"role": "user", "content": "a"}], "n": 1}],
+        [{"prompt": [{"role": "user", "content": "b"}], "n": 2}],
+    )
+    folder = saved_folder(tmp_path / "saved", *parts)
+    assert load_rows(folder) == list(StreamedRows(folder)) == parts[0] + parts[1]
+    for state, message in [
+        ("{", "does not name the data's files"),
+        ("{}", "does not name the data's files"),
+        ('{"_data_files": []}', "names no file"),
+        ('{"_data_files": [{"filename": "../x.arrow"}]}', r"names \['../x.arrow'\]; it must name files of its own"),
+        ('{"_data_files": [{"filename": "x.arrow"}], "_indices_data_files": [1]}', r"flatten_indices\(\)"),
+        ('{"_data_files": [{"filename": "x.arrow"}]}', "that state.json names cannot be read"),
+    ]:
+        write(folder, state, "state.json")
+        with pytest.raises(DataError, match=message):
+            load_rows(folder)
 
 
 def test_gsm8k(shared_data):

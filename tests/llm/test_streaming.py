@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gempi_jax.llm.columns import DataError
 from gempi_jax.llm.datasets import batch_indices, load_rows
-from gempi_jax.llm.streaming import StreamedRows
+from gempi_jax.llm.streaming import ChosenRows, StreamedRows
 
 CONTENT = b'\xef\xbb\xbf{"q": "a"}\r\n\n{"q": "\xc3\xbc"}\n   \n{"q": "c"}'
 
@@ -62,6 +62,28 @@ def test_a_file_that_changes_is_named(tmp_path):
     path.write_text('{"prompt": "longer"}\n{"prompt": "b"}\n')
     with pytest.raises(DataError, match="changed while it was read"):
         streamed[0]
+
+
+def test_parquet_and_a_folder_of_files(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{"prompt": str(i), "reward": i / 2} for i in range(23)]
+    # Row groups of 3, so that most rows are in one that is no longer kept.
+    for name, part in (("a.parquet", rows[:20]), ("b.parquet", rows[20:])):
+        parquet.write_table(pyarrow.Table.from_pylist(part), tmp_path / name, row_group_size=3)
+    streamed = StreamedRows(tmp_path)
+    assert list(streamed) == load_rows(tmp_path) == rows
+    assert [streamed[i] for i in (22, 0, 19, 20, -1, 7)] == [rows[i] for i in (22, 0, 19, 20, -1, 7)]
+    (tmp_path / "c.json").write_text("[]")
+    with pytest.raises(DataError, match=r"a \.json file cannot be streamed; write one JSON object a line"):
+        StreamedRows(tmp_path)
+
+
+def test_chosen_rows_are_changed_when_they_are_asked_for():
+    rows = [{"prompt": text} for text in "abcd"]
+    chosen = ChosenRows(rows, range(1, 4), lambda row, place: {**row, "place": place})
+    assert list(chosen[1:]) == [{"prompt": "c", "place": 2}, {"prompt": "d", "place": 3}]
+    assert (len(chosen), chosen[-1]["prompt"], ChosenRows(rows, [3])[0]) == (3, "d", rows[3])
 
 
 def test_gsm8k(shared_data):

@@ -5,8 +5,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from configs.llm import arithmetic
 from gempi_jax.llm import Completions
-from gempi_jax.runners.ends import Ends, stop_sequences, union
+from gempi_jax.runners.build import settings_from_config
+from gempi_jax.runners.ends import Ends, phase_ends, stop_sequences, union
 
 
 def tokenizer(prepend, unknown=None):
@@ -42,6 +44,14 @@ def test_a_completion_has_ended_when_its_last_tokens_are_an_end():
     # By rows: eos; 2 3 at the end; 2 3 and nothing else; an eos that is padding; 3 alone; 2 3 that goes on.
     expected = [[True, True, True, False, False, False]]
     np.testing.assert_array_equal(Ends((9,), ((2, 3),)).reached(completions), expected)
+
+
+def test_the_checkpoints_own_end_tokens_end_completions_too():
+    config = arithmetic.get_config("vmpo,quick")
+    config.model.end_tokens = (".",)
+    ends = phase_ends(tokenizer("never"), settings_from_config(config), (3, 5))
+    # The tokenizer's, the config's, the checkpoint's, each once.
+    assert {phase.eos_ids for phase in ends.values()} == {(5, 2, 3)}
 
 
 def test_held_out_completions_end_at_what_ends_any_phases():

@@ -25,7 +25,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number of thousands of digits
         raise ValueError(f"{path} is not valid JSON ({error}); download or export it again") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, not a JSON object; download or export it again")
@@ -39,6 +39,8 @@ def family_of(values: dict[str, Any], place: str = "config.json") -> Family:
       ValueError: the architecture is not one of :data:`FAMILIES`.
     """
     named = values.get("architectures")
+    if named and not isinstance(named, list):
+        raise ValueError(f"{place}: attribute 'architectures' is {named!r}; it must be a list, such as [{named!r}]")
     if named:
         for family in FAMILIES:
             if named == [family.architecture]:

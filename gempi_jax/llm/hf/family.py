@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gempi_jax.llm.hf.fields import Fields
 from gempi_jax.models import DecoderConfig, gelu, gelu_tanh
@@ -17,6 +18,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": gelu_tanh,
     "gelu_fast": gelu_tanh,
     "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
 }
 
 

@@ -1,6 +1,6 @@
 """Attributes of a config.json, each of which must be used, or be known to change no logit."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 _REQUIRED = object()
@@ -8,6 +8,7 @@ _REQUIRED = object()
 # Far beyond any model; what is larger is a mistake or an attack, and would only exhaust memory later.
 LARGEST = 1 << 24
 MOST_LAYERS = 4096
+_LARGEST_NUMBER = 1e300
 
 HARMLESS = frozenset(
     """
@@ -21,7 +22,7 @@ HARMLESS = frozenset(
     typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
     num_return_sequences forced_bos_token_id forced_eos_token_id remove_invalid_values begin_suppress_tokens
     exponential_decay_length_penalty suppress_tokens _commit_hash _experts_implementation
-    _experts_implementation_internal
+    _experts_implementation_internal _attn_implementation_autoset _num_labels output_past transformers.js_config
     """.split()  # noqa: SIM905 (a list of quoted words would be ten times as long)
 )
 
@@ -29,11 +30,12 @@ HARMLESS = frozenset(
 class Fields:
     """Takes attributes out of a config.json one by one; :meth:`finish` complains about those that nobody took.
 
-    A null counts as absent, as it does where these files come from.
+    A null counts as absent; where a family tells them apart, ``nulls`` are the names of those that are there.
     """
 
     def __init__(self, values: dict[str, Any], place: str):
         self.values = {name: value for name, value in values.items() if value is not None}
+        self.nulls = frozenset(values) - frozenset(self.values)
         self.place = place
 
     def error(self, message: str) -> ValueError:
@@ -55,13 +57,14 @@ class Fields:
             raise self.error(f"attribute {name!r} is {value!r}; it must be a whole number from 1 to {largest}")
         return value
 
-    def number(self, name: str, default: Any = _REQUIRED) -> float | None:
-        """A finite number."""
+    def number(self, name: str, default: Any = _REQUIRED, *, above: float = float("-inf")) -> float | None:
+        """A finite number, greater than ``above``."""
         value = self.take(name, default)
         if value is default:
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-            raise self.error(f"attribute {name!r} is {value!r}; it must be a finite number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= _LARGEST_NUMBER:
+            limit = "" if above == float("-inf") else f" above {above:g}"
+            raise self.error(f"attribute {name!r} is {repr(value)[:40]}; it must be a finite number{limit}")
         return float(value)
 
     def flag(self, name: str, default: Any = _REQUIRED) -> bool:
@@ -92,6 +95,13 @@ class Fields:
         value = self.take(name, allowed[0])
         if value not in allowed:
             raise self.error(f"attribute {name!r} is {value!r}, which is not supported; only {allowed[0]!r} is")
+
+    def build(self, make: Callable[..., Any], **values: Any) -> Any:
+        """``make(**values)``, an error of which says where."""
+        try:
+            return make(**values)
+        except ValueError as error:
+            raise self.error(str(error)) from error
 
     def skip(self, *names: str) -> None:
         """Attributes that change no logit in this family."""

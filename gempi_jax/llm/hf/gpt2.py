@@ -15,14 +15,16 @@ def _read(fields: Fields) -> DecoderConfig:
     fields.only("pruned_heads", {}, [])
     fields.skip("n_ctx", "reorder_and_upcast_attn", "summary_type", "summary_use_proj", "summary_activation")
     fields.skip("summary_first_dropout", "summary_proj_to_labels")
-    return DecoderConfig(
+    fields.skip("n_special", "predict_special_tokens")
+    return fields.build(
+        DecoderConfig,
         vocab_size=fields.size("vocab_size", 50257),
         hidden_size=width,
         intermediate_size=fields.size("n_inner", None) or 4 * width,
         num_layers=layers,
         num_heads=fields.size("n_head", 12),
         max_positions=fields.size("n_positions", 1024),
-        norm=Layer(fields.number("layer_norm_epsilon", 1e-5)),
+        norm=Layer(fields.number("layer_norm_epsilon", 1e-5, above=0.0)),
         activation=fields.choice("activation_function", ACTIVATIONS, "gelu_new"),
         gated=False,
         qkv_bias=True,

@@ -8,8 +8,23 @@ from gempi_jax.llm.hf.rope import read_rotary, write_rotary
 from gempi_jax.models import RMS, Band, DecoderConfig, HeadNorm, Placement
 
 
-def llama_like(fields: Fields, *, tie: bool = False, activation: str = "hidden_act", **changes: Any) -> DecoderConfig:
-    """The attributes that all descendants of Llama share."""
+def llama_like(
+    fields: Fields,
+    *,
+    tie: bool = False,
+    activation: str = "hidden_act",
+    epsilon: float = 1e-6,
+    longest: int = 2048,
+    **changes: Any,
+) -> DecoderConfig:
+    """The attributes that all descendants of Llama share.
+
+    Args:
+      fields: the whole config.json.
+      tie, activation, epsilon, longest: the family's own: whether it ties the head, what it calls the activation, the
+        norms' epsilon and the longest sequence, where config.json does not say.
+      **changes: what the family reads by itself, by its name in DecoderConfig.
+    """
     values = {
         "vocab_size": fields.size("vocab_size"),
         "hidden_size": fields.size("hidden_size"),
@@ -18,19 +33,19 @@ def llama_like(fields: Fields, *, tie: bool = False, activation: str = "hidden_a
         "num_heads": fields.size("num_attention_heads"),
         "num_kv_heads": fields.size("num_key_value_heads", None),
         "head_dim": fields.size("head_dim", None),
-        "max_positions": fields.size("max_position_embeddings", 2048),
-        "norm": RMS(fields.number("rms_norm_eps", 1e-6)),
+        "max_positions": fields.size("max_position_embeddings", longest),
+        "norm": RMS(fields.number("rms_norm_eps", epsilon, above=0.0)),
         "activation": fields.choice(activation, ACTIVATIONS, "silu"),
         "tie_embeddings": fields.flag("tie_word_embeddings", tie),
         "attention_dropout": fields.number("attention_dropout", 0.0),
-        "initializer_range": fields.number("initializer_range", 0.02),
+        "initializer_range": fields.number("initializer_range", 0.02, above=0.0),
     }
     for name in ("is_encoder_decoder", "add_cross_attention", "use_bidirectional_attention"):
         fields.only(name, False)
     fields.only("pruned_heads", {}, [])
     if "positions" not in changes:
         values["positions"] = read_rotary(fields, values["max_positions"])
-    return DecoderConfig(**values | changes)
+    return fields.build(DecoderConfig, **values | changes)
 
 
 def layer_count(fields: Fields) -> int:
@@ -52,12 +67,20 @@ def windows(fields: Fields, window: int | None, default: list[str]) -> tuple[int
     return tuple(known[kind] for kind in kinds)
 
 
+def sliding_window(fields: Fields) -> int | None:
+    """The window, 4096 where config.json does not say; a null says that there is none."""
+    return fields.size("sliding_window", None if "sliding_window" in fields.nulls else 4096)
+
+
 def bands(windows: tuple[int | None, ...]) -> tuple[Band, ...]:
     """One band per layer where some layer has a window; empty where none has."""
     return tuple(Band(window) for window in windows) if any(windows) else ()
 
 
 def _llama(fields: Fields) -> DecoderConfig:
+    # Conversions of Llama 1, and SmolLM, state these beside the rest; nothing reads them.
+    fields.skip("max_sequence_length", "is_llama_config")
+    fields.only("rope_interleaved", False)
     bias = fields.flag("attention_bias", False)
     return llama_like(fields, qkv_bias=bias, output_bias=bias, mlp_bias=fields.flag("mlp_bias", False))
 
@@ -113,19 +136,22 @@ PRE = norms(attention_norm="input_layernorm", mlp_norm="post_attention_layernorm
 
 
 def _mistral(fields: Fields) -> DecoderConfig:
-    window = fields.size("sliding_window", None)
-    return llama_like(fields, bands=bands(windows(fields, window, ["sliding_attention"] * layer_count(fields))))
+    window = sliding_window(fields)
+    kinds = ["sliding_attention"] * layer_count(fields)
+    return llama_like(fields, longest=131072, bands=bands(windows(fields, window, kinds)))
 
 
 def _qwen2(fields: Fields, **changes: Any) -> DecoderConfig:
-    used, window = fields.flag("use_sliding_window", False), fields.size("sliding_window", None)
+    used, window = fields.flag("use_sliding_window", False), sliding_window(fields)
+    fields.only("use_mrope", False)
     first = fields.take("max_window_layers", 28)
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
         raise fields.error(f"attribute 'max_window_layers' is {first!r}; it must be a whole number from 0")
     window = window if used else None
     count = layer_count(fields)
     default = ["sliding_attention" if window and i >= first else "full_attention" for i in range(count)]
-    return llama_like(fields, bands=bands(windows(fields, window, default)), **{"qkv_bias": True} | changes)
+    changes = {"qkv_bias": True, "longest": 32768} | changes
+    return llama_like(fields, bands=bands(windows(fields, window, default)), **changes)
 
 
 def _qwen3(fields: Fields) -> DecoderConfig:
@@ -136,8 +162,12 @@ def _qwen3(fields: Fields) -> DecoderConfig:
 
 def _phi3(fields: Fields) -> DecoderConfig:
     window = fields.size("sliding_window", None)
+    for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        fields.only(name, False)
     return llama_like(
         fields,
+        epsilon=1e-5,
+        longest=4096,
         bands=bands((window,) * layer_count(fields)),
         embedding_dropout=fields.number("embd_pdrop", 0.0),
         residual_dropout=fields.number("resid_pdrop", 0.0),
@@ -147,7 +177,7 @@ def _phi3(fields: Fields) -> DecoderConfig:
 def _olmo2(fields: Fields) -> DecoderConfig:
     bias = fields.flag("attention_bias", False)
     kinds = {"placement": Placement.POST, "head_norm": HeadNorm.PROJECTION}
-    return llama_like(fields, qkv_bias=bias, output_bias=bias, **kinds)
+    return llama_like(fields, epsilon=1e-5, qkv_bias=bias, output_bias=bias, **kinds)
 
 
 # Phi-3 keeps queries, keys and values side by side, and gate and up.

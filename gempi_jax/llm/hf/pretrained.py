@@ -30,11 +30,20 @@ class CheckpointConfig:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """The ids that end a completion, of generation_config.json before config.json; empty when neither says."""
-        for values in (self.generation, self.model):
-            ids = values.get("eos_token_id")
-            if ids is not None:
-                return tuple(ids) if isinstance(ids, list) else (ids,)
+        """The ids that end a completion, of generation_config.json before config.json; empty when neither says.
+
+        Raises:
+          ValueError: what stands there is no id.
+        """
+        for place, values in (("generation_config.json", self.generation), ("config.json", self.model)):
+            stated = values.get("eos_token_id")
+            if stated is not None:
+                ids = stated if isinstance(stated, list) else [stated]
+                if not all(type(i) is int and i >= 0 for i in ids):
+                    raise ValueError(
+                        f"{place}: attribute 'eos_token_id' is {stated!r}; it must be a token's id, or a list of them"
+                    )
+                return tuple(ids)
         return ()
 
 
@@ -106,20 +115,23 @@ def _has_tokenizer(folder: pathlib.Path) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
+# Neither code nor pickles, nor the second copy of the weights that some folders hold (consolidated.safetensors).
+_DOWNLOADED = ("*.json", "model*.safetensors", "flax_model*.msgpack", "*.model", "*.txt", "*.jinja")
+
+
 def _resolve(path: str | pathlib.Path) -> pathlib.Path:
     """A folder here; a name on the hub is downloaded, without its code and its pickles."""
     folder = pathlib.Path(path).expanduser()
     if folder.is_dir():
         return folder
-    if not isinstance(path, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path):
+    if not isinstance(path, str) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
         raise FileNotFoundError(
             f"load_pretrained: there is no folder {folder}; give one that holds config.json and model.safetensors"
         )
     import huggingface_hub
 
-    patterns = ["*.json", "*.safetensors", "flax_model.msgpack", "*.model", "*.txt", "*.jinja"]
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(path, allow_patterns=patterns))
+        return pathlib.Path(huggingface_hub.snapshot_download(path, allow_patterns=list(_DOWNLOADED)))
     except Exception as error:  # the hub's library has a dozen kinds; all mean that the name leads nowhere
         raise FileNotFoundError(
             f"load_pretrained: {path!r} is neither a folder here nor a model that the hub gave "

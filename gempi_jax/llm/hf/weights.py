@@ -1,5 +1,6 @@
 """A checkpoint's tensors <-> our parameters, every one of them accounted for by name and shape."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -19,6 +20,9 @@ from gempi_jax.types import Params
 
 Placing = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 """From a parameter's path (``"layers_0/mlp/up_proj/kernel"``) and shape to where it shall lie."""
+
+
+_FIRST = "layers_0/"
 
 
 class Part(NamedTuple):
@@ -46,8 +50,13 @@ class Wanted(NamedTuple):
 def param_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter by path, without making any."""
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    tree = jax.eval_shape(Decoder(config).init, jax.random.key(0), tokens)["params"]
-    return {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()}
+    # Layers have parameters alike, so one is traced: a config.json may claim thousands.
+    single = dataclasses.replace(config, num_layers=1, bands=config.bands[:1])
+    tree = jax.eval_shape(Decoder(single).init, jax.random.key(0), tokens)["params"]
+    shapes = {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()}
+    layers = {path.removeprefix(_FIRST): shape for path, shape in shapes.items() if path.startswith(_FIRST)}
+    others = {path: shape for path, shape in shapes.items() if not path.startswith(_FIRST)}
+    return others | {f"layers_{i}/{path}": shape for i in range(config.num_layers) for path, shape in layers.items()}
 
 
 def wanted(family: Family, config: DecoderConfig) -> Wanted:

@@ -1,9 +1,11 @@
 """Folders in and out: the real checkpoint, models made here, and everything that can be wrong with a folder."""
 
+import fnmatch
 import json
 import re
 import shutil
 import struct
+import time
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,10 @@ SMALL = {
     "max_positions": 32,
     "initializer_range": 0.3,
 }
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8}
+LONG = {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0]}
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +158,8 @@ def test_several_end_ids_come_from_the_generation_config():
     assert config.eos_ids == (3, 7)
     assert CheckpointConfig({"eos_token_id": 3}).eos_ids == (3,)
     assert CheckpointConfig({}).eos_ids == ()
+    with pytest.raises(ValueError, match=r"generation_config.json: attribute 'eos_token_id' is \['</s>'\]; it must be"):
+        _ = CheckpointConfig({"eos_token_id": 3}, {"eos_token_id": ["</s>"]}).eos_ids
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -171,6 +179,29 @@ def test_a_missing_folder_and_missing_files_name_the_fix(folder, tmp_path):
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config.json is missing"):
         load_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["someone/model", "model"])
+def test_of_a_name_on_the_hub_neither_code_nor_pickles_are_fetched(fresh, folder, monkeypatch, name):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    fetched = []
+
+    def snapshot_download(repository, *, allow_patterns):
+        fetched.append((repository, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(name).params, fresh.params)
+    ((repository, patterns),) = fetched
+    assert repository == name
+
+    def wanted(file):
+        return any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
+
+    good = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    good += ["flax_model.msgpack", "flax_model-00001-of-00002.msgpack", "tokenizer.model", "merges.txt"]
+    bad = ["modeling.py", "pytorch_model.bin", "original/model.pth", "consolidated.safetensors", "vocab.pkl"]
+    assert (all(map(wanted, good)), any(map(wanted, bad))) == (True, False)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
@@ -285,6 +316,35 @@ def test_a_shard_that_was_not_downloaded_is_named(fresh, folder):
         ({"num_hidden_layers": 3}, "tensor 'model.layers.2.* and 3 more is missing"),
         ({"num_hidden_layers": 1}, "unknown tensor 'model.layers.1"),
         ({"tie_word_embeddings": False}, "tensor 'lm_head.weight' is missing"),
+        ({"architectures": "LlamaForCausalLM"}, r"'architectures' is 'LlamaForCausalLM'; it must be a list"),
+        ({"rope_interleaved": True}, "'rope_interleaved' is True, which is not supported"),
+        (
+            {"num_attention_heads": 3},
+            r"config.json \(Llama.*: DecoderConfig.num_heads is 3; .*multiple of num_kv_heads",
+        ),
+        ({"head_dim": 5}, r"config.json \(Llama.*: rotary positions turn 5 of the 5 entries"),
+        ({"partial_rotary_factor": 2.0}, "rotary positions turn 8 of the 4 entries"),
+        ({"partial_rotary_factor": -1.0}, "'partial_rotary_factor' is -1.0; it must be a finite number above 0"),
+        ({"rms_norm_eps": -1.0}, "'rms_norm_eps' is -1.0; it must be a finite number above 0"),
+        ({"rms_norm_eps": 10**400}, "'rms_norm_eps' is 1000.*; it must be a finite number"),
+        ({"rope_theta": -5}, "'rope_theta' is -5; it must be a finite number above 1"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 0}},
+            "rope_scaling: attribute 'factor' is 0; it must be a f",
+        ),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2, "beta_fast": 0}}, "'beta_fast' is 0; it must be a f"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2, "mscale": -1}}, "neither may be negative"),
+        ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "'high_freq_factor' is 1.0; it must be .* above 1"),
+        ({"rope_scaling": LONG | {"short_factor": [1.0]}}, "longrope has 1 short and 2 long divisors; give 2 of each"),
+        (
+            {"rope_scaling": LONG | {"original_max_position_embeddings": 8}},
+            "beside it, and versions of transformers diff",
+        ),
+        ({"rope_scaling": LONG, "original_max_position_embeddings": 1}, "original context has 1 position"),
+        (
+            {"head_dim": 2, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            "turns 2 entries of a head; it needs",
+        ),
         ({"vocab_size": 20}, r"the tokenizer has \d+ entries, the embedding only 20 rows"),
     ],
 )
@@ -295,10 +355,70 @@ def test_a_config_that_is_wrong_names_the_attribute(folder, changes, message):
 
 
 def test_a_config_that_is_no_json_object(folder):
-    for text, message in (("{", "is not valid JSON"), ("[]", "holds a list, not a JSON object")):
+    for text, message in (
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ('{"hidden_size": ' + "9" * 5000 + "}", "is not valid JSON"),
+        ("[]", "holds a list, not a JSON object"),
+    ):
         (folder / "config.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             load_pretrained(folder)
+
+
+def test_thousands_of_layers_are_refused_at_once(folder):
+    edit(folder, num_hidden_layers=4096)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"tensor 'model\.layers\.2\..* is missing"):
+        load_pretrained(folder)
+    assert time.monotonic() - started < 20
+
+
+FAMILY = {
+    "vocab_size": 37,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"),
+    [
+        ("Qwen2ForCausalLM", {"use_mrope": True}, "'use_mrope' is True, which is not supported"),
+        ("Qwen2ForCausalLM", {"max_window_layers": "x"}, "'max_window_layers' is 'x'; it must be a whole number"),
+        ("MistralForCausalLM", {"sliding_window": -4}, "'sliding_window' is -4; it must be a whole number"),
+        ("Gemma2ForCausalLM", {"query_pre_attn_scalar": 0}, "'query_pre_attn_scalar' is 0; it must be a f.* above 0"),
+        ("Gemma2ForCausalLM", {"attn_logit_softcapping": 0}, "'attn_logit_softcapping' is 0; it must be a f.* above 0"),
+        ("Gemma3ForCausalLM", {"attn_logit_softcapping": 2.0}, "'attn_logit_softcapping' is 2.0, which is not supp"),
+        ("Gemma3ForCausalLM", {"max_position_embeddings": "x"}, "'max_position_embeddings' is 'x'; it must be a whole"),
+        ("Phi3ForCausalLM", {"attention_bias": True}, "'attention_bias' is True, which is not supported"),
+        ("GPT2LMHeadModel", {"layer_norm_epsilon": -1}, "'layer_norm_epsilon' is -1; it must be a f.* above 0"),
+    ],
+)
+def test_an_attribute_of_one_family_is_named(architecture, changes, message):
+    sizes = {"vocab_size": 37} if architecture.startswith("GPT2") else FAMILY
+    with pytest.raises(ValueError, match=rf"config\.json \({architecture}\): attribute {message}"):
+        read_config({"architectures": [architecture]} | sizes | changes)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "published"),
+    [
+        ("LlamaForCausalLM", {"max_sequence_length": 2048, "pretraining_tp": 1}),
+        ("LlamaForCausalLM", {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"a": 1}}),
+        ("Qwen2ForCausalLM", {"use_mrope": False, "_attn_implementation_autoset": True}),
+        ("Gemma2ForCausalLM", {"sliding_window_size": 4096, "hidden_act": "gelu_pytorch_tanh"}),
+        ("Phi3ForCausalLM", {"attention_bias": False, "mlp_bias": False, "lm_head_bias": False}),
+        ("GPT2LMHeadModel", {"n_special": 0, "predict_special_tokens": True, "output_past": True, "_num_labels": 1}),
+    ],
+)
+def test_what_published_files_say_beside_the_rest_changes_nothing(architecture, published):
+    sizes = {"vocab_size": 37} if architecture.startswith("GPT2") else FAMILY
+    plain = {"architectures": [architecture]} | sizes
+    assert read_config(plain | published) == read_config(plain)
 
 
 def test_no_code_of_a_checkpoint_is_run(folder):

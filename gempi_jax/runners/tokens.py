@@ -1,0 +1,140 @@
+"""Rows as tokens: all at once, or a batch at a time where the rows do not fit into memory."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from gempi_jax.llm.packing import Demonstrations, Padded, TooLong, encode_demonstrations, encode_prompts, pad_batch
+from gempi_jax.llm.streaming import ChosenRows
+
+Row = dict[str, Any]
+_CHUNK = 1024
+_NO_LIMIT = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How rows become tokens.
+
+    Attributes:
+      tokenizer: of the policy.
+      max_prompt_length, max_completion_length: tokens.
+      long_prompts, long_completions: policies for what is longer.
+      learns_completions: the rows' own completions are encoded, too.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_prompt_length: int
+    max_completion_length: int
+    long_prompts: TooLong
+    long_completions: TooLong
+    learns_completions: bool
+
+    def __call__(self, rows: Sequence[Row]) -> Demonstrations:
+        """Tokens of rows; without completions where none are learnt."""
+        if not self.learns_completions:
+            prompts = [row["prompt"] for row in rows]
+            encoded = encode_prompts(self.tokenizer, prompts, self.max_prompt_length, self.long_prompts)
+            return Demonstrations(encoded.tokens, [], [], encoded.kept, encoded.num_dropped, encoded.num_truncated)
+        lengths = self.max_prompt_length, self.max_completion_length
+        return encode_demonstrations(self.tokenizer, rows, *lengths, self.long_prompts, self.long_completions)
+
+
+class Tokens(NamedTuple):
+    """Rows in tokens: prompts and, where they are learnt, completions and which of their tokens carry loss."""
+
+    prompts: Padded
+    completions: Padded | None
+    learnt: np.ndarray | None
+
+
+class Stored:
+    """All rows in tokens, in rectangles as wide as the longest that is left.
+
+    Args:
+      rows: as in the dataset.
+      encoding: how they become tokens.
+
+    Attributes:
+      rows: those that are left.
+      widths: tokens of the longest prompt and of the longest completion.
+      num_dropped, num_truncated: rows that were longer, by policy.
+    """
+
+    def __init__(self, rows: Sequence[Row], encoding: Encoding):
+        encoded = encoding(rows)
+        self.rows: Sequence[Row] = [rows[i] for i in encoded.kept]
+        self.num_dropped, self.num_truncated = encoded.num_dropped, encoded.num_truncated
+        self.widths = _longest(encoded.prompts), _longest(encoded.completions)
+        self._tokens = _pad(encoded, self.widths)
+
+    def take(self, index: np.ndarray, rows: Sequence[Row]) -> Tokens:
+        """The tokens of the rows at ``index``; ``rows`` are these rows."""
+        prompts, completions, learnt = self._tokens
+        if completions is None:
+            return Tokens(_at(prompts, index), None, None)
+        return Tokens(_at(prompts, index), _at(completions, index), learnt[index])
+
+
+class Streamed:
+    """As :class:`Stored`, with rows that are read and encoded when a batch asks for them.
+
+    One pass over the rows finds which are left and how long they are, so that batches are those of :class:`Stored`.
+    """
+
+    def __init__(self, rows: Sequence[Row], encoding: Encoding):
+        self._encoding = encoding
+        lengths = np.concatenate(list(_lengths(rows, encoding)))
+        limits = np.array([encoding.max_prompt_length, encoding.max_completion_length])
+        longer, policies = lengths > limits, (encoding.long_prompts, encoding.long_completions)
+        kept = np.ones(len(lengths), bool)
+        for kind, policy, limit, long in zip(("prompt", "completion"), policies, limits, longer.T, strict=True):
+            if policy is TooLong.ERROR and long.any():
+                raise ValueError(
+                    f"row {long.argmax()}: its {kind} is longer than {limit} tokens, as in {long.sum()} of {len(long)} "
+                    "rows; raise the limit, or choose to drop or truncate"
+                )
+            kept &= ~long if policy is TooLong.DROP else True
+        if not kept.any():
+            raise ValueError(
+                f"every one of the {len(kept)} rows is longer than {limits.tolist()} tokens; raise the limits"
+            )
+        self.rows: Sequence[Row] = ChosenRows(rows, np.flatnonzero(kept))
+        self.num_dropped, self.num_truncated = int((~kept).sum()), int(longer[kept].sum())
+        self.widths = tuple(np.minimum(lengths[kept].max(0), limits).tolist())
+
+    def take(self, index: np.ndarray, rows: Sequence[Row]) -> Tokens:
+        """The tokens of the rows at ``index``; ``rows`` are these rows."""
+        return _pad(self._encoding(rows), self.widths)
+
+
+def _lengths(rows: Sequence[Row], encoding: Encoding) -> Iterator[np.ndarray]:
+    """Tokens of each row's prompt and completion [N, 2], some rows at a time."""
+    whole = dataclasses.replace(encoding, max_prompt_length=_NO_LIMIT, max_completion_length=_NO_LIMIT)
+    for start in range(0, len(rows), _CHUNK):
+        part = [rows[i] for i in range(start, min(start + _CHUNK, len(rows)))]
+        try:
+            encoded = whole(part)
+        except ValueError as error:
+            raise ValueError(f"of the rows from {start}: {error}") from error
+        completions = encoded.completions or [[]] * len(part)
+        yield np.array([[len(p), len(c)] for p, c in zip(encoded.prompts, completions, strict=True)])
+
+
+def _pad(encoded: Demonstrations, widths: tuple[int, int]) -> Tokens:
+    prompts = pad_batch(encoded.prompts, widths[0])
+    if not encoded.completions:
+        return Tokens(prompts, None, None)
+    learnt = pad_batch(encoded.learnt, widths[1]).tokens.astype(bool)
+    return Tokens(prompts, pad_batch(encoded.completions, widths[1]), learnt)
+
+
+def _at(padded: Padded, index: np.ndarray) -> Padded:
+    return Padded(padded.tokens[index], padded.lengths[index])
+
+
+def _longest(sequences: Sequence[Sequence[int]]) -> int:
+    return max(map(len, sequences), default=0)
