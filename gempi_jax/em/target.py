@@ -43,8 +43,9 @@ class _Terms(NamedTuple):
         """The marginal price of mass at v, increasing in v."""
         total = jnp.zeros_like(log_target)
         for coefficient, ratio, divergence in zip(self.coefficients, self.log_ratios, self.divergences, strict=True):
-            # Where an anchor is free its slope may be infinite all the same.
-            total = total + jnp.where(coefficient > 0, coefficient * divergence.derivative(log_target - ratio), 0.0)
+            # Where an anchor is free its slope may be infinite all the same; infinities of two signs cancel.
+            slope = jnp.clip(coefficient * divergence.derivative(log_target - ratio), -_HUGE, _HUGE)
+            total = total + jnp.where(coefficient > 0, slope, 0.0)
         return jnp.clip(total, -_HUGE, _HUGE)
 
     def at(self, level: Array) -> Array:
