@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from gempi_jax.em.checks import samples_agree
+from gempi_jax.em.checks import known_values, samples_agree
 from gempi_jax.em.diagnostics import anchor_kl, scope_weights
 from gempi_jax.em.mixture import expand, log_partition, log_weights_from_ratios
 from gempi_jax.numerics import reductions
@@ -48,10 +48,12 @@ def temperature_dual(
       axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
 
     Raises:
-      ValueError: where shapes disagree.
+      ValueError: where shapes disagree; for coefficients or budgets known before tracing that are not positive.
     """
     samples_agree("temperature_dual", advantages, anchor_log_ratios, coefficients, where)
     samples_agree("temperature_dual", advantages, anchor_log_ratios, budgets)
+    known_values("temperature_dual", coefficients, "coefficients must be positive", lambda values: (values > 0).all())
+    known_values("temperature_dual", budgets, "budgets, in nats, must be positive", lambda values: (values > 0).all())
     mask = jnp.ones(advantages.shape, bool) if where is None else where
     return _dual(coefficients, budgets, advantages, anchor_log_ratios, mask, axis, axis_name)
 
