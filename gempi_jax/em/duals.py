@@ -10,6 +10,7 @@ from gempi_jax.em.checks import samples_agree
 from gempi_jax.em.diagnostics import anchor_kl, scope_weights
 from gempi_jax.em.mixture import expand, log_partition, log_weights_from_ratios
 from gempi_jax.numerics import reductions
+from gempi_jax.numerics.checks import known_values
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array, Duals
 
@@ -48,10 +49,12 @@ def temperature_dual(
       axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
 
     Raises:
-      ValueError: where shapes disagree.
+      ValueError: where shapes disagree; for coefficients or budgets known before tracing that are not positive.
     """
     samples_agree("temperature_dual", advantages, anchor_log_ratios, coefficients, where)
     samples_agree("temperature_dual", advantages, anchor_log_ratios, budgets)
+    known_values("temperature_dual", coefficients, "coefficients must be positive", lambda values: (values > 0).all())
+    known_values("temperature_dual", budgets, "budgets, in nats, must be positive", lambda values: (values > 0).all())
     mask = jnp.ones(advantages.shape, bool) if where is None else where
     return _dual(coefficients, budgets, advantages, anchor_log_ratios, mask, axis, axis_name)
 

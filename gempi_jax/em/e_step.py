@@ -14,6 +14,7 @@ from gempi_jax.em.spec import Dual, Fixed, GempiSpec, Scope, Score, TopK
 from gempi_jax.em.target import sampled_divergences, target_log_weights
 from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
 from gempi_jax.numerics import reductions
+from gempi_jax.numerics.checks import LARGEST
 from gempi_jax.numerics.divergences import KL
 from gempi_jax.numerics.masked import real
 from gempi_jax.numerics.reductions import AxisName
@@ -47,20 +48,26 @@ def _check(spec: GempiSpec, samples: Samples) -> None:
         value = getattr(samples, name)
         if value is not None and value.shape != shape:
             raise ValueError(f"{name} {value.shape} must have the advantages' shape {shape}.")
-    if spec.scope is Scope.GROUP and len(shape) < 2:
-        raise ValueError(f"Scope.GROUP needs advantages [..., G, K] with the K samples of a group last, not {shape}.")
+    by_group = {
+        "Scope.GROUP": spec.scope is Scope.GROUP,
+        "skip_flat_groups": isinstance(spec.filter, TopK) and spec.filter.skip_flat_groups,
+    }
+    for name, wanted in by_group.items():
+        if wanted and len(shape) < 2:
+            raise ValueError(f"{name} needs advantages [..., G, K] with the K samples of a group last, not {shape}.")
 
 
 def _clean(samples: Samples, axis_name: AxisName) -> _Batch:
-    """Masks what is padding and what is not a number; -inf of an anchor stays, it means q* = 0."""
+    """Masks what is padding and what is no number or too large a one; -inf of an anchor stays, it means q* = 0."""
     samples = reductions.detach(samples)
     given = real(samples.advantages, samples.mask)
-    usable = jnp.isfinite(samples.advantages) & jnp.isfinite(samples.sampler_log_probs)
-    usable = mixture.over_anchors(lambda kept, row: kept & (row < jnp.inf), samples.anchor_log_probs, usable)
+    usable = (jnp.abs(samples.advantages) < LARGEST) & (jnp.abs(samples.sampler_log_probs) < LARGEST)
+    usable = mixture.over_anchors(lambda kept, row: kept & (row < LARGEST), samples.anchor_log_probs, usable)
     where = given & usable
     advantages = jnp.where(where, samples.advantages, 0.0).astype(jnp.float32)
     sampler = jnp.where(where, samples.sampler_log_probs, 0.0).astype(jnp.float32)
     anchors = jnp.where(where[None], samples.anchor_log_probs, 0.0).astype(jnp.float32)
+    anchors = jnp.where(anchors > -LARGEST, anchors, -jnp.inf)
     number = reductions.count(where, axis_name=axis_name).astype(jnp.float32)
     invalid = reductions.count(given & ~usable, axis_name=axis_name).astype(jnp.float32)
     ratios = mixture.anchor_log_ratios(anchors, sampler)
@@ -74,6 +81,18 @@ def _budgets(spec: GempiSpec) -> Float[Array, "m"]:
     return jnp.asarray([anchor.budget for anchor in spec.anchors], jnp.float32)
 
 
+def _adaptive(spec: GempiSpec, duals: Duals) -> Float[Array, "m"]:
+    """The temperatures among the duals; what is not a positive number becomes the smallest one."""
+    expected = (len(spec.anchors),)
+    given = duals.get("temperature")
+    if given is None or given.shape != expected:
+        raise ValueError(
+            f"Dual() reads duals['temperature'] of shape {expected}, one for each of the anchors {spec.policies}, not "
+            f"{getattr(given, 'shape', None)}: start from Method.init()."
+        )
+    return jnp.where(given >= MINIMUM, jnp.minimum(given, LARGEST), MINIMUM)
+
+
 def _coefficients(
     spec: GempiSpec, duals: Duals, batch: _Batch, selected: Bool[Array, "*E"], axis_name: AxisName
 ) -> tuple[Float[Array, "m"], TemperatureSolution | None]:
@@ -81,7 +100,7 @@ def _coefficients(
     if isinstance(spec.temperature, Fixed):
         return jnp.asarray([anchor.coefficient for anchor in spec.anchors], jnp.float32), None
     if isinstance(spec.temperature, Dual):
-        return jnp.maximum(duals["temperature"], MINIMUM), None
+        return _adaptive(spec, duals), None
     solution = solve_temperature(
         _budgets(spec),
         batch.advantages,
@@ -123,6 +142,14 @@ def _log_weights(
     )
 
 
+def _spent(spec: GempiSpec, batch: _Batch, log_weights: Array, selected: Array, axis_name: AxisName) -> Array:
+    """D_j(q || pi_j) [m]; one that overflows, as where no selected sample is likely under an anchor, is 1e30."""
+    spent = sampled_divergences(
+        log_weights, batch.log_ratios, spec.divergences, where=selected, axis=spec.scope_axis, axis_name=axis_name
+    )
+    return jnp.minimum(spent, 1e30)
+
+
 def _dual_loss(
     spec: GempiSpec, coefficients: Array, batch: _Batch, log_weights: Array, selected: Array, axis_name: AxisName
 ) -> Float[Array, ""]:
@@ -135,9 +162,7 @@ def _dual_loss(
         return temperature_dual(
             coefficients, budgets, batch.advantages, batch.log_ratios, where=selected, axis=axis, axis_name=axis_name
         )
-    spent = sampled_divergences(
-        log_weights, batch.log_ratios, spec.divergences, where=selected, axis=axis, axis_name=axis_name
-    )
+    spent = _spent(spec, batch, log_weights, selected, axis_name)
     weights = diagnostics.scope_weights(log_weights, where=selected, axis=axis, axis_name=axis_name)
     gain = reductions.sum(weights * batch.advantages, axis_name=axis_name)
     # max over q of E_q[A] - lambda . (D - eps): by the envelope its derivative in lambda leaves q alone.
@@ -160,7 +185,9 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
       spec: the tuple.
       duals: ``{"temperature": [m]}`` when temperatures are dual-adaptive, else unread.
       samples: a global batch [*E], or the local part of one spread over ``axis_name``.  By groups the last axis holds
-        the samples of a group.  Samples that are not a number are left out and counted in ``estep/invalid_samples``.
+        the samples of a group.  Samples that are not a number, or beyond 1e15, are left out and counted in
+        ``estep/invalid_samples``; temperatures among the duals that are not positive numbers become 1e-8 and are
+        counted in ``estep/invalid_duals``.
       axis_name: mapped axes over which the leading axis is spread.
 
     Returns:
@@ -179,10 +206,15 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     )
     selected, log_weights, normalized = jax.lax.optimization_barrier((selected, log_weights, normalized))
     weights = _weights(spec, log_weights, normalized, selected, batch.number)
+    shares = normalized
+    if spec.scope is Scope.NONE:
+        total = reductions.sum(weights, axis_name=axis_name)
+        shares = weights / jnp.where(total > 0, total, 1.0)
     dual_loss = _dual_loss(spec, coefficients, batch, log_weights, selected, axis_name)
     coefficients = reductions.detach(coefficients)
     metrics = {
-        **_sample_metrics(spec, batch, log_weights, normalized, selected, axis_name),
+        **_sample_metrics(spec, batch, log_weights, shares, selected, axis_name),
+        "log_partition_bias": _log_partition_bias(spec, normalized, selected, axis_name),
         **_anchor_metrics(spec, batch, coefficients, log_weights, normalized, log_z, selected, axis_name),
         "log_partition": log_z,
         "temperature": jnp.sum(coefficients),
@@ -192,6 +224,9 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
         # exp(rest) / (exp(rest) + exp(total)), Q*(S^c) of the target over all real samples.
         some = (rest > -jnp.inf) & (log_total > -jnp.inf)
         metrics["truncation_mass"] = jnp.where(some, jax.nn.sigmoid(jnp.where(some, rest - log_total, 0.0)), 0.0)
+    if isinstance(spec.temperature, Dual):
+        given = duals["temperature"]
+        metrics["invalid_duals"] = jnp.sum(~((given > 0) & (given < jnp.inf)))
     if solution is not None:
         metrics["feasible"] = solution.feasible
         metrics["shortfall"] = solution.shortfall
@@ -201,10 +236,18 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     return Target(reductions.detach(weights), dual_loss, metrics)
 
 
+def _log_partition_bias(spec: GempiSpec, weights: Array, selected: Array, axis_name: AxisName) -> Float[Array, ""]:
+    """-chi^2 / (2 k) of the scope; the mean over groups, as log Z-hat is."""
+    if spec.scope is not Scope.GROUP:
+        return diagnostics.log_partition_bias(weights, where=selected, axis_name=axis_name)
+    of_group = diagnostics.log_partition_bias(weights, where=selected, axis=-1)
+    return reductions.mean(of_group, where=jnp.any(weights > 0, axis=-1), axis_name=axis_name)
+
+
 def _sample_metrics(
     spec: GempiSpec, batch: _Batch, log_weights: Array, weights: Array, selected: Array, axis_name: AxisName
 ) -> dict[str, Array]:
-    """How far the weights, which sum to 1, are from uniform ones."""
+    """How far the weights that train, scaled to sum to 1, are from uniform ones."""
     number = reductions.count(selected, axis_name=axis_name).astype(jnp.float32)
     # The largest of k weights that sum to 1 is at least 1/k: its square is no underflow.
     squares = reductions.sum(jnp.square(weights), axis_name=axis_name)
@@ -218,7 +261,6 @@ def _sample_metrics(
         "max_weight": jnp.maximum(reductions.max(weights, axis_name=axis_name), 0.0),
         "selected_fraction": number / jnp.maximum(batch.number, 1.0),
         "truncation_mass": jnp.zeros(()),
-        "log_partition_bias": -chi_squared / (2.0 * jnp.maximum(number, 1.0)),
         "invalid_samples": batch.invalid,
     }
     if spec.weight_clip is not None:
@@ -241,11 +283,7 @@ def _anchor_metrics(
     # sum w (l - r_j) - log Z-hat; with weights of 1/G by group both are means over groups.
     gaps = jnp.where((weights > 0)[None], log_weights[None] - batch.log_ratios, 0.0)
     kls = reductions.sum(weights[None] * gaps, axis=tuple(range(1, gaps.ndim)), axis_name=axis_name) - log_z
-    spent = kls
-    if not spec.closed_form:
-        spent = sampled_divergences(
-            log_weights, batch.log_ratios, spec.divergences, where=selected, axis=spec.scope_axis, axis_name=axis_name
-        )
+    spent = kls if spec.closed_form else _spent(spec, batch, log_weights, selected, axis_name)
     values = {}
     for j, anchor in enumerate(spec.anchors):
         values[f"coefficient/{anchor.policy}"] = coefficients[j]

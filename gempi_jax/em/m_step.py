@@ -30,7 +30,16 @@ def weighted_nll(
       weights: w_i >= 0, detached by whoever made them.
       token_mask: the terms that carry loss: up to and including the end token, no prompt.
       reduction: ``"sum"`` over an example's terms, as in (29), or their ``"mean"``.
+
+    Raises:
+      ValueError: where shapes disagree.
     """
+    shape = token_log_probs.shape
+    if weights.shape != shape[:-1] or token_mask.shape != shape:
+        raise ValueError(
+            f"weighted_nll: weights {weights.shape} and mask {token_mask.shape} for log-probs {shape}; give one weight "
+            f"for each example, {shape[:-1]}, and one flag for each term."
+        )
     log_probs = jnp.sum(token_log_probs, axis=-1, where=token_mask)
     if Reduction(reduction) is Reduction.MEAN:
         log_probs = log_probs / jnp.maximum(jnp.sum(token_mask, axis=-1), 1).astype(log_probs.dtype)
@@ -58,12 +67,25 @@ def _check(spec: GempiSpec, target: Target, evaluation: Evaluation) -> None:
         raise ValueError(f"weights {target.weights.shape} must be the examples of log_probs {shape} (terms come last).")
     if evaluation.mask.shape != shape:
         raise ValueError(f"mask {evaluation.mask.shape} must have the shape of log_probs {shape}.")
+    for part, values in evaluation.divergence.items():
+        if values.shape != shape:
+            raise ValueError(
+                f"divergence {part!r} {values.shape} must have the shape of log_probs {shape}, one per term."
+            )
     parts = () if isinstance(spec.projection, Unconstrained) else spec.projection.divergence.parts
     if set(parts) - set(evaluation.divergence):
         raise ValueError(
             f"Evaluation.divergence has {sorted(evaluation.divergence)}, but {type(spec.projection).__name__} needs "
             f"{sorted(parts)}: evaluate D_M(pi_k || pi_theta) with Method.trust_region."
         )
+
+
+def _multiplier(duals: Duals, part: str) -> Float[Array, ""]:
+    name = multiplier_name(part)
+    if name not in duals:
+        raise ValueError(f"Constraint reads duals[{name!r}], there is only {sorted(duals)}: start from Method.init().")
+    # What is not a positive number becomes the smallest one.
+    return jnp.where(duals[name] >= MINIMUM, duals[name], MINIMUM)
 
 
 def m_step(spec: GempiSpec, duals: Duals, target: Target, evaluation: Evaluation) -> LossOutput:
@@ -98,7 +120,7 @@ def m_step(spec: GempiSpec, duals: Duals, target: Target, evaluation: Evaluation
             loss = loss + multiplier * summed / total
         else:
             budget = projection.budgets[part]
-            multiplier = jnp.maximum(duals[multiplier_name(part)], MINIMUM)
+            multiplier = _multiplier(duals, part)
             loss = loss + trust_region_loss(summed / total, multiplier, budget * terms / total)
             metrics[f"mstep/kl_over_budget{suffix}"] = Metric(summed / budget, terms)
         metrics[f"mstep/multiplier{suffix}"] = Metric(multiplier * terms, terms)

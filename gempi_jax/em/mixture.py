@@ -34,6 +34,7 @@ def anchor_log_ratios(
     anchor_log_probs: Float[Array, "m *E"], sampler_log_probs: Float[Array, "*E"]
 ) -> Float[Array, "m *E"]:
     """r_ij = log pi_j(y_i) - log b(y_i), nats; 0 for an anchor that is the sampler."""
+    samples_agree("anchor_log_ratios", sampler_log_probs, anchor_log_probs)
     return anchor_log_probs - sampler_log_probs[None]
 
 
@@ -111,6 +112,9 @@ def normalized(
     axis_name: AxisName = None,
 ) -> tuple[Float[Array, "*E"], Float[Array, "..."]]:
     """:func:`normalize_weights`, and the log of the sum that it divides by; ``-inf`` where the scope is empty."""
+    reductions.check_mask(log_weights, where)
+    # A log-weight that overflowed is the largest there is, not NaN.
+    log_weights = jnp.minimum(log_weights, jnp.finfo(log_weights.dtype).max)
     inside = log_weights > -jnp.inf if where is None else where & (log_weights > -jnp.inf)
     top = reductions.max(log_weights, where=inside, axis=axis, axis_name=axis_name, keepdims=True)
     # Divided by the sum rather than shifted by its logarithm: log-weights of 1e4 nats would round a shift to 1e-3.

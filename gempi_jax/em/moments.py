@@ -10,6 +10,7 @@ from gempi_jax.em.diagnostics import anchor_kl
 from gempi_jax.em.mixture import log_weights_from_ratios, over_anchors, weighted_sum
 from gempi_jax.em.solver import Landscape, Slope
 from gempi_jax.numerics import masked, reductions
+from gempi_jax.numerics.checks import LARGEST
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
 
@@ -132,8 +133,10 @@ def _part(problem: Problem) -> Problem:
 
 def usable(advantages, log_ratios, where) -> tuple[Array, Array]:
     """Samples without an undefined number, and those among them that every anchor can produce."""
-    mask = over_anchors(lambda kept, ratio: kept & ~jnp.isnan(ratio), log_ratios, where & jnp.isfinite(advantages))
-    return mask, over_anchors(lambda kept, ratio: kept & (ratio > -jnp.inf), log_ratios, mask)
+    mask = over_anchors(
+        lambda kept, ratio: kept & (ratio < LARGEST), log_ratios, where & (jnp.abs(advantages) < LARGEST)
+    )
+    return mask, over_anchors(lambda kept, ratio: kept & (ratio > -LARGEST), log_ratios, mask)
 
 
 def below_best(advantages, support, axis, axis_name) -> tuple[Array, Array, Array]:

@@ -58,6 +58,14 @@ class GaussianDivergence:
 TokenDivergence = ExactDivergence | SampledDivergence | GaussianDivergence
 
 
+def _measured(divergence: object, name: str) -> None:
+    require(
+        isinstance(divergence, TokenDivergence),
+        f"{name}.divergence is {divergence!r}: say how it is measured, as in ExactDivergence(numerics.categorical_kl), "
+        "SampledDivergence(numerics.k3) or GaussianDivergence(numerics.gaussian_kl).",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Unconstrained:
     """gamma = 0 in (26)."""
@@ -76,6 +84,7 @@ class Penalty:
     divergence: TokenDivergence
 
     def __post_init__(self):
+        _measured(self.divergence, "Penalty")
         positive(self.coefficient, "Penalty.coefficient", "gamma (use Unconstrained() for gamma = 0)")
 
 
@@ -99,6 +108,7 @@ class Constraint:
     initial: float | tuple[float, ...] = 5.0
 
     def __post_init__(self):
+        _measured(self.divergence, "Constraint")
         parts = self.divergence.parts
         for name, value in (("budget", self.budget), ("initial", self.initial)):
             require(

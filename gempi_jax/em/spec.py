@@ -24,7 +24,7 @@ class Anchor:
     """One regulariser lambda_j D_j(q || pi_j) of (22), or one constraint D_j(q || pi_j) <= eps_j.
 
     Attributes:
-      policy: which frozen policy: ``"ref"`` or ``"old"``.
+      policy: which frozen policy, by the name under which the world scores it: ``"ref"``, ``"old"``.
       coefficient: lambda_j > 0, in units of the advantage; for ``Fixed`` temperatures.
       budget: eps_j > 0, in nats; for ``Dual`` and ``Solved`` temperatures.
       divergence: D_j, as D_j(q || pi_j); KL has the closed form (23), others are solved for by root-finding.
@@ -36,6 +36,10 @@ class Anchor:
     divergence: FDivergence = KL
 
     def __post_init__(self):
+        require(
+            isinstance(self.divergence, FDivergence),
+            f"Anchor({self.policy!r}).divergence is {self.divergence!r}: give an FDivergence such as numerics.KL.",
+        )
         require(
             (self.coefficient is None) != (self.budget is None),
             f"Anchor({self.policy!r}) has coefficient={self.coefficient} and budget={self.budget}: give a coefficient "
@@ -132,6 +136,7 @@ class GempiSpec:
     reduction: Reduction = Reduction.SUM
 
     def __post_init__(self):
+        self._check_types()
         policies = tuple(anchor.policy for anchor in self.anchors)
         repeated = sorted({policy for policy in policies if policies.count(policy) > 1})
         require(
@@ -148,9 +153,29 @@ class GempiSpec:
             positive(self.weight_clip, "weight_clip", "the largest weight")
         if not self.anchors:
             require(
+                not isinstance(self.filter, TopK) or self.filter.score is Score.ADVANTAGE,
+                "TopK by Score.LOG_WEIGHT without anchors: l is 0 everywhere. Use Score.ADVANTAGE.",
+            )
+            require(
                 self.scope is not Scope.NONE,
                 "Scope.NONE without anchors: exp(l) is 1 everywhere. Use Scope.BATCH, whose weights are 1/N.",
             )
+
+    def _check_types(self) -> None:
+        options = {
+            "temperature": Fixed | Dual | Solved,
+            "filter": Identity | TopK,
+            "projection": Unconstrained | Penalty | Constraint,
+            "scope": Scope,
+            "reduction": Reduction,
+        }
+        require(
+            isinstance(self.anchors, tuple) and all(isinstance(anchor, Anchor) for anchor in self.anchors),
+            f"anchors are {self.anchors!r}: give a tuple of Anchor, (Anchor(...),) for a single one.",
+        )
+        for name, kind in options.items():
+            value = getattr(self, name)
+            require(isinstance(value, kind), f"{name} is {value!r}: give an instance of {kind}.")
 
     def _check_temperature(self) -> None:
         kind = type(self.temperature).__name__

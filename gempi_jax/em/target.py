@@ -14,11 +14,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
+from gempi_jax.em.checks import samples_agree
 from gempi_jax.em.diagnostics import anchor_kl
 from gempi_jax.em.mixture import log_weights_from_ratios
 from gempi_jax.numerics import reductions
+from gempi_jax.numerics.checks import known_values
 from gempi_jax.numerics.divergences import KL, FDivergence
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
@@ -43,8 +46,9 @@ class _Terms(NamedTuple):
         """The marginal price of mass at v, increasing in v."""
         total = jnp.zeros_like(log_target)
         for coefficient, ratio, divergence in zip(self.coefficients, self.log_ratios, self.divergences, strict=True):
-            # Where an anchor is free its slope may be infinite all the same.
-            total = total + jnp.where(coefficient > 0, coefficient * divergence.derivative(log_target - ratio), 0.0)
+            # Where an anchor is free its slope may be infinite all the same; infinities of two signs cancel.
+            slope = jnp.clip(coefficient * divergence.derivative(log_target - ratio), -_HUGE, _HUGE)
+            total = total + jnp.where(coefficient > 0, slope, 0.0)
         return jnp.clip(total, -_HUGE, _HUGE)
 
     def at(self, level: Array) -> Array:
@@ -148,13 +152,16 @@ def _solve(advantages, log_ratios, coefficients, divergences, log_total, where, 
     return normalized(_between(light, heavy, log_mass))
 
 
-def _check(coefficients, divergences, log_ratios) -> None:
+def _check(place, advantages, coefficients, divergences, log_ratios, where=None) -> None:
     sizes = (coefficients.shape[0], len(divergences), log_ratios.shape[0])
     if len(set(sizes)) != 1 or sizes[0] == 0:
         raise ValueError(
             f"{sizes[0]} coefficients, {sizes[1]} divergences and {sizes[2]} anchors: give one of each per "
             "anchor, and at least one anchor."
         )
+    samples_agree(place, advantages, log_ratios, where=where)
+    meaning = "coefficients must be at least 0 with a positive sum"
+    known_values(place, coefficients, meaning, lambda values: (values >= 0).all() and 0 < values.sum() < np.inf)
 
 
 def solve_target(
@@ -178,9 +185,10 @@ def solve_target(
       log q*(y), nats, normalised over the last axis; -inf where q* = 0.
 
     Raises:
-      ValueError: when the numbers of coefficients, divergences and anchors differ.
+      ValueError: when the numbers of coefficients, divergences and anchors differ, or shapes; for coefficients known
+        before tracing that are below 0 or have no sum.
     """
-    _check(coefficients, divergences, anchor_log_probs)
+    _check("solve_target", advantages, coefficients, divergences, anchor_log_probs)
     advantages, anchor_log_probs, coefficients = reductions.detach((advantages, anchor_log_probs, coefficients))
     everywhere = jnp.ones(advantages.shape, bool)
     return _solve(advantages, anchor_log_probs, coefficients, tuple(divergences), 0.0, everywhere, -1, None)
@@ -208,9 +216,10 @@ def target_log_weights(
       axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
 
     Raises:
-      ValueError: when the numbers of coefficients, divergences and anchors differ.
+      ValueError: when the numbers of coefficients, divergences and anchors differ, or shapes; for coefficients known
+        before tracing that are below 0 or have no sum.
     """
-    _check(coefficients, divergences, anchor_log_ratios)
+    _check("target_log_weights", advantages, coefficients, divergences, anchor_log_ratios, where)
     advantages, ratios, coefficients = reductions.detach((advantages, anchor_log_ratios, coefficients))
     mask = jnp.ones(advantages.shape, bool) if where is None else where
     within = axis_name if axis is None else None

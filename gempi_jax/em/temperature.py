@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from gempi_jax.em.checks import samples_agree
 from gempi_jax.em.general import general_change, general_landscape
 from gempi_jax.em.moments import kl_change, kl_landscape
-from gempi_jax.em.solver import MAX_ITERATIONS, Landscape, Minimum, barrier_newton, inverse_small, resume, slack
+from gempi_jax.em.solver import MAX_ITERATIONS, Landscape, Minimum, Slope, barrier_newton, inverse_small, resume, slack
 from gempi_jax.numerics.checks import known_values
 from gempi_jax.numerics.divergences import KL, FDivergence
 from gempi_jax.numerics.reductions import AxisName
@@ -42,8 +42,9 @@ class TemperatureSolution(NamedTuple):
       feasible: whether some target meets all budgets.
       shortfall: the smallest common raise of all budgets that makes them feasible, nats; 0 when they are.
       num_iterations: passes over the data, each with one target to solve for where the divergences are not all KL.
-      saturated: whether the budgets do not bind at all: the best samples have all the mass, with Lambda at 1e-6
-        standard deviations of the advantages.  A point mass on one of k samples costs (f(k) + (k - 1) f(0)) / k:
+      saturated: whether the budgets do not hold Lambda up: the best samples have all the mass, with Lambda at 1e-6
+        standard deviations of the advantages; where several are tied, the shares of lambda_j still deal the mass out
+        among them so that every budget is met.  A point mass on one of k samples costs (f(k) + (k - 1) f(0)) / k:
         log k (KL), (k - 1) / 2 (chi-squared), 1 - 1 / sqrt(k) (squared Hellinger), less than log 2 (Jensen-Shannon).
         Under reverse KL and alpha <= 0 it is infinite: lambda falls as exp(-eps) or a power of 1 / eps, and a budget
         counts as one that does not bind where lambda would be below that Lambda.
@@ -102,6 +103,24 @@ def _nested_minimum(budgets, dual: Landscape) -> Minimum:
     return _minimum(budgets, dual, start, multipliers=multipliers, max_iterations=tries)
 
 
+def _shared(found: Minimum, budgets, dual: Landscape) -> Minimum:
+    """Where the search ran into the floor with a budget unmet: the shares s_j of Lambda at which all of them are met.
+
+    As Lambda -> 0 the samples tied for the best have all the mass, in proportion to exp(sum_j s_j r_ij).
+    """
+    needed = ~found.settled & (jnp.max(found.x) <= _FLOOR)
+
+    def of_shares(shares):
+        gradient, hessian = dual.slope(_FLOOR * shares, budgets)
+        return Slope(gradient, _FLOOR * hessian)
+
+    start = found.x / jnp.sum(found.x)
+    tries = jnp.where(needed, MAX_ITERATIONS, 0)
+    of = barrier_newton(of_shares, start, budgets, on_simplex=True, max_iterations=tries)
+    chosen = jax.tree.map(lambda new, old: jnp.where(needed, new, old), of._replace(x=_FLOOR * of.x), found)
+    return chosen._replace(num_iterations=found.num_iterations + of.num_iterations)
+
+
 def _search(budgets, dual: Landscape) -> _Found:
     """The minimum of the dual; its own target shows that the budgets can be met, only without it are they doubted."""
     first = _nested_minimum(budgets, dual)
@@ -118,7 +137,7 @@ def _search(budgets, dual: Landscape) -> _Found:
         # lambda finite.
         margin = 0.1 * jnp.min(budgets) + 0.01 * shortfall
         raised = jnp.where(feasible, budgets, budgets + shortfall + margin)
-        second = _minimum(raised, dual)
+        second = _shared(_minimum(raised, dual), raised, dual)
         return _Found(second, raised, feasible, shortfall, first.num_iterations + passes + second.num_iterations)
 
     return jax.lax.cond(first.settled, keep, doubt)
@@ -136,7 +155,8 @@ def _solve(budgets, advantages, log_ratios, mask, axis, axis_name, divergences) 
     saturated = total <= _FLOOR * budgets.shape[0]
     kept = jnp.where(slack(found), 0.0, found.x)
     scaled = jnp.where(saturated, found.x * (_FLOOR / total), kept)
-    moved = jnp.any(scaled != found.x)
+    # On the simplex the search knows its gradient but for a constant.
+    moved = jnp.any(scaled != found.x) | saturated
     met, nothing = effective - found.slope.gradient, jnp.zeros_like(budgets)
     kl = jax.lax.cond(moved, lambda: -dual.slope(scaled, nothing).gradient, lambda: met)
     if divergences is not None:

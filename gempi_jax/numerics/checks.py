@@ -8,6 +8,9 @@ import numpy as np
 
 from gempi_jax.types import Array
 
+LARGEST = 1e15
+"""Numbers beyond it count as infinite: float32 holds the squares of a million that are smaller."""
+
 
 def require(condition: bool, message: str) -> None:
     """Raises ``ValueError`` with the message where the condition does not hold."""
@@ -16,8 +19,9 @@ def require(condition: bool, message: str) -> None:
 
 
 def positive(value: float, name: str, meaning: str) -> None:
-    """Raises ``ValueError`` unless the value is positive and finite."""
+    """Raises ``ValueError`` unless the value is positive and finite, in float32 too."""
     require(math.isfinite(value) and value > 0, f"{name} is {value}: {meaning} must be positive and finite.")
+    require(1 / LARGEST <= value <= LARGEST, f"{name} is {value}: {meaning} must lie in [{1 / LARGEST}, {LARGEST}].")
 
 
 def known_values(place: str, vector: Array | float, meaning: str, valid: Callable[[np.ndarray], bool]) -> None:

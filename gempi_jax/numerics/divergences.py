@@ -1,6 +1,7 @@
 """f-divergences as values, divergences of categorical and Gaussian policies, and estimators from single samples."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -141,7 +142,12 @@ def alpha_divergence(alpha: float) -> FDivergence:
 
     Args:
       alpha: the order a, any real number.
+
+    Raises:
+      ValueError: for an order that is not a finite number.
     """
+    if not math.isfinite(alpha):
+        raise ValueError(f"alpha is {alpha}: the order of a divergence is a finite number.")
     if alpha in (0.0, 1.0):
         return dataclasses.replace(KL if alpha else REVERSE_KL, name=f"alpha_{alpha:g}")
 

@@ -15,8 +15,15 @@ Axis = int | tuple[int, ...] | None
 AxisName = str | tuple[str, ...] | None
 
 
+def check_mask(x: Array, where: Array | None) -> None:
+    """Raises ``ValueError`` unless a mask has one flag for each entry: one that broadcasts counts entries twice."""
+    if where is not None and where.shape != x.shape:
+        raise ValueError(f"the mask has shape {where.shape}, the array {x.shape}; give one flag for each entry.")
+
+
 def sum(x: Num[Array, "*E"], *, where: Bool[Array, "*E"] | None = None, axis: Axis = None, axis_name: AxisName = None):
     """Sum of the unmasked entries; 0 where none is left."""
+    check_mask(x, where)
     total = jnp.sum(x, axis=axis, where=where)
     return total if axis_name is None else lax.psum(total, axis_name)
 
@@ -30,6 +37,7 @@ def max(
     keepdims: bool = False,
 ):
     """Largest unmasked entry, ``-inf`` where none is left. Not differentiated: it serves as a shift or a report."""
+    check_mask(x, where)
     largest = jnp.max(lax.stop_gradient(x), axis=axis, where=where, initial=-jnp.inf, keepdims=keepdims)
     return largest if axis_name is None else lax.pmax(largest, axis_name)
 
@@ -74,6 +82,7 @@ def logsumexp(
     The mask acts before the exponential, so a masked entry may hold anything; the shift by the masked maximum keeps
     the largest term at exp(0), (28).
     """
+    check_mask(x, where)
     if where is not None:
         x = jnp.where(where, x, -jnp.inf)
     shift = max(x, axis=axis, axis_name=axis_name, keepdims=True)

@@ -32,9 +32,13 @@ def sortable(scores: Float[Array, "*E"]) -> Int32[Array, "*E"]:
 
 def selection_size(fraction: float, number: Int[Array, ""]) -> Int[Array, ""]:
     """k = max(1, floor(fraction * number)) in integers: 0.29 of 100 is 29, as written, not 28."""
-    exact = Fraction(fraction).limit_denominator(10_000)
+    exact = Fraction(fraction).limit_denominator(1_000_000)
     blocks, rest = number // exact.denominator, number % exact.denominator
-    return jnp.maximum(1, blocks * exact.numerator + rest * exact.numerator // exact.denominator)
+    # rest * numerator in two digits of base 1000, as by hand: no product leaves 32 bits.
+    high, low = divmod(exact.numerator, 1000)
+    tens, left = rest * high // exact.denominator, rest * high % exact.denominator
+    part = 1000 * tens + (1000 * left + rest * low) // exact.denominator
+    return jnp.maximum(1, blocks * exact.numerator + part)
 
 
 class _Bracket(NamedTuple):
@@ -155,8 +159,13 @@ def top_k_mask(
       The selection S; all false only where nothing is real.
 
     Raises:
-      ValueError: when the fraction is outside (0, 1].
+      ValueError: when the fraction is outside (0, 1]; where shapes disagree.
     """
+    for name, value in (("where", where), ("total", total), ("tie_break", tie_break)):
+        if value is not None and value.shape != scores.shape:
+            raise ValueError(
+                f"top_k_mask: {name} has shape {value.shape}, not {scores.shape}; give one for each score."
+            )
     if not 0.0 < fraction <= 1.0:
         raise ValueError(f"fraction is {fraction}: top-k keeps a share in (0, 1]; 0.5 is V-MPO's, 1.0 keeps all.")
     candidates = ~jnp.isnan(scores) if where is None else where & ~jnp.isnan(scores)

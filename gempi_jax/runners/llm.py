@@ -240,16 +240,11 @@ class Plan:
                 f"config.{name}.source = {phase.source!r}: there are no training prompts; raise data.num_train"
             )
         if not rows:
-<<<<<<< HEAD
             raise ValueError(
                 f"config.{name}.source = {phase.source!r}: the data have no rows with a completion; name one in "
                 "data.columns, or raise data.num_demonstrations"
             )
-        missing = [i for i, row in enumerate(rows) if phase.source == "scored" and "reward" not in row]
-=======
-            raise ValueError(f"config.{name}.source = {phase.source!r}: the data have no rows with a completion")
         missing = [i for i, row in enumerate(rows) if "reward" not in row] if phase.source == "scored" else []
->>>>>>> hf3
         if missing:
             raise ValueError(f"config.{name}.source = 'scored': row {missing[0]} has no column 'reward'")
         data = self.settings.data

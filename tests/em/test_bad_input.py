@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gempi_jax import em
+from gempi_jax import em, numerics
+from gempi_jax.em import mixture
+from gempi_jax.numerics import reductions
 
 ADVANTAGES = jnp.array([0.1, -0.3, 0.7, 0.2])
 # Without the shape checks of the test session, which users do not have.
@@ -47,6 +49,38 @@ def test_temperatures_name_what_is_wrong(budgets, where, message):
     if "must be" not in message:
         with pytest.raises(ValueError, match=f"temperature_dual: .*{message}"):
             temperature_dual(jnp.array([1.0, 1.0]), jnp.array(budgets), ADVANTAGES, RATIOS, where=where)
+
+
+def test_a_mask_that_only_broadcasts_is_refused():
+    ones = jnp.ones(4)
+    for where in (jnp.ones((4, 1), bool), jnp.ones(1, bool)):
+        # What every masked function of em reduces with.
+        for function in (reductions.sum, reductions.max, reductions.logsumexp, mixture.normalized):
+            with pytest.raises(ValueError, match=r"mask has shape .* array \(4,\); give one flag for each entry"):
+                inspect.unwrap(function)(ones, where=where)
+        with pytest.raises(ValueError, match="top_k_mask: where has shape"):
+            inspect.unwrap(em.top_k_mask)(ones, 0.5, where=where)
+        with pytest.raises(ValueError, match="mask has shape"):
+            inspect.unwrap(em.target_log_weights)(ones, ones[None], jnp.ones(1), (numerics.KL,), where=where)
+
+
+def test_targets_and_duals_refuse_prices_that_mean_nothing():
+    for value in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="solve_target: coefficients"):
+            em.solve_target(ADVANTAGES, RATIOS[:1], jnp.array([value]), (numerics.CHI_SQUARED,))
+        with pytest.raises(ValueError, match="temperature_dual: coefficients"):
+            temperature_dual(jnp.array([value]), jnp.ones(1), ADVANTAGES, RATIOS[:1])
+        with pytest.raises(ValueError, match="temperature_dual: budgets"):
+            temperature_dual(jnp.ones(1), jnp.array([value]), ADVANTAGES, RATIOS[:1])
+    with pytest.raises(ValueError, match="solve_target: arrays over anchors"):
+        inspect.unwrap(em.solve_target)(ADVANTAGES, RATIOS[:1, :1], jnp.ones(1), (numerics.CHI_SQUARED,))
+    with pytest.raises(ValueError, match="finite number"):
+        numerics.alpha_divergence(float("nan"))
+
+
+def test_log_weights_that_overflow_are_the_largest():
+    weights = em.normalize_weights(jnp.array([jnp.inf, 0.0, jnp.nan, -jnp.inf]))
+    np.testing.assert_array_equal(weights, [1.0, 0.0, 0.0, 0.0])
 
 
 def test_a_budget_that_is_not_positive_at_run_time_is_flagged_and_stays_finite():

@@ -121,6 +121,54 @@ def test_flat_groups_are_left_out_of_the_selection():
     np.testing.assert_array_equal(target.weights > 0, [[False, False, False], [True, True, False]])
 
 
+def test_advantages_too_large_to_square_are_left_out_and_counted():
+    for huge in (1e16, 3e38, -3e38):
+        samples = ONE._replace(advantages=ONE.advantages.at[0, 0].set(huge))
+        target = step(vmpo_spec(em.Solved()), {}, samples)
+        assert float(target.metrics["estep/invalid_samples"].mean()) == 1.0
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(target))
+
+
+@pytest.mark.parametrize("temperature", [np.nan, -1.0, 0.0, np.inf])
+def test_a_temperature_that_is_not_a_positive_number_is_counted_and_finite(temperature):
+    duals = {"temperature": jnp.array([temperature], jnp.float32)}
+    (_, target), gradient = jax.value_and_grad(
+        lambda d: (lambda t: (t.dual_loss, t))(step(vmpo_spec(em.Dual()), d, ONE)), has_aux=True
+    )(duals)
+    assert float(target.metrics["estep/invalid_duals"].mean()) == 1.0
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((target, gradient)))
+    np.testing.assert_allclose(jnp.sum(target.weights), 1.0, rtol=1e-5)
+
+
+def test_diagnostics_are_of_the_weights_that_train():
+    # l = (2, 0, 0, 0) clipped at 2: w = (2, 1, 1, 1) / 4, ESS = 25 / 7, largest share 0.4.
+    spec = em.GempiSpec((em.Anchor("old", 1.0),), scope=em.Scope.NONE, weight_clip=2.0)
+    target = step(spec, {}, Samples(jnp.array([2.0, 0.0, 0.0, 0.0]), jnp.zeros(4), jnp.zeros((1, 4))))
+    np.testing.assert_allclose(target.weights, [0.5, 0.25, 0.25, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(target.metrics["estep/ess"].mean(), 25 / 7, rtol=1e-5)
+    np.testing.assert_allclose(target.metrics["estep/max_weight"].mean(), 0.4, rtol=1e-5)
+
+
+def test_the_bias_of_log_partition_by_group_is_that_of_a_group():
+    # chi^2 = 2 sum w^2 - 1 of each of the four pairs: all the same by construction, bias -chi^2 / (2 * 2).
+    advantages = jnp.tile(jnp.array([1.0, 0.0]), (4, 1))
+    spec = em.GempiSpec((em.Anchor("old", 1.0),), scope=em.Scope.GROUP)
+    target = step(spec, {}, Samples(advantages, jnp.zeros((4, 2)), jnp.zeros((1, 4, 2))))
+    w = np.exp([1.0, 0.0]) / np.sum(np.exp([1.0, 0.0]))
+    expected = -(2 * np.sum(w**2) - 1) / 4
+    np.testing.assert_allclose(target.metrics["estep/log_partition_bias"].mean(), expected, rtol=1e-5)
+
+
+def test_groups_and_duals_are_asked_for():
+    flat = Samples(jnp.ones(4), jnp.zeros(4), jnp.zeros((1, 4)))
+    spec = em.GempiSpec((em.Anchor("old", 1.0),), filter=em.TopK(0.5, skip_flat_groups=True))
+    with pytest.raises(ValueError, match=r"skip_flat_groups needs advantages \[..., G, K\]"):
+        step(spec, {}, flat)
+    for duals in ({}, {"temperature": jnp.ones(2)}):
+        with pytest.raises(ValueError, match="one for each of the anchors"):
+            step(vmpo_spec(em.Dual()), duals, ONE)
+
+
 def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"anchor_log_probs .* one row for each of the anchors"):
         step(dar_spec(), {}, ONE)

@@ -1,5 +1,7 @@
 """The M-step: likelihood, trust region, and that parts of an update add up."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,22 @@ def test_missing_divergence_is_named():
     chosen = spec(em.Penalty(1.0, FORWARD))
     with pytest.raises(ValueError, match="needs \\['kl'\\]"):
         em.m_step(chosen, {}, target(), evaluation()._replace(divergence={}))
+
+
+def test_likelihood_names_shapes_that_disagree():
+    nll = inspect.unwrap(em.weighted_nll)
+    for weights, mask in ((WEIGHTS[:1], MASK), (WEIGHTS, MASK[:, :1])):
+        with pytest.raises(ValueError, match="one weight for each example"):
+            nll(LOG_PROBS, weights, mask)
+
+
+def test_a_multiplier_that_is_missing_or_undefined():
+    chosen = spec(em.Constraint(0.1, FORWARD))
+    with pytest.raises(ValueError, match="start from"):
+        em.m_step(chosen, {}, target(), evaluation())
+    for bad in (jnp.nan, -1.0, 0.0):
+        output = em.m_step(chosen, {"multiplier/kl": jnp.float32(bad)}, target(), evaluation())
+        assert np.isfinite(output.loss)
 
 
 @pytest.mark.parametrize(

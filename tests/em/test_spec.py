@@ -1,5 +1,7 @@
 """The tuple refuses what means nothing, and says why and what to do."""
 
+import dataclasses
+
 import pytest
 
 from gempi_jax import em, numerics
@@ -25,6 +27,8 @@ NONSENSE = {
     "solved without anchors": (lambda: em.GempiSpec(temperature=em.Solved()), "no temperature to adapt"),
     "clip of normalised weights": (lambda: em.GempiSpec((REF,), weight_clip=20.0), "at most 1"),
     "clip of nothing": (lambda: em.GempiSpec((REF,), scope=em.Scope.NONE, weight_clip=0.0), "must be positive"),
+    "top-k by a log-weight that is 0": (lambda: em.GempiSpec(filter=em.TopK(0.5, em.Score.LOG_WEIGHT)), "0 everywhere"),
+    "a price that float32 loses": (lambda: em.Anchor("ref", 1e-40), "must lie in"),
     "no scope and no anchors": (lambda: em.GempiSpec(scope=em.Scope.NONE), "1 everywhere"),
 }
 
@@ -34,6 +38,34 @@ def test_combinations_that_mean_nothing_cannot_be_built(name):
     build, message = NONSENSE[name]
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def unchecked(kind, **fields):
+    """Builds a setting as users do, without the type checks of the test session."""
+    setting = object.__new__(kind)
+    for field in dataclasses.fields(kind):
+        made = None if field.default_factory is dataclasses.MISSING else field.default_factory()
+        value = made if field.default is dataclasses.MISSING else field.default
+        object.__setattr__(setting, field.name, fields.get(field.name, value))
+    setting.__post_init__()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (em.GempiSpec, {"anchors": REF}, "give a tuple of Anchor"),
+        (em.GempiSpec, {"anchors": [REF]}, "give a tuple of Anchor"),
+        (em.GempiSpec, {"anchors": (REF,), "temperature": em.Fixed}, "temperature is .*give an instance"),
+        (em.GempiSpec, {"anchors": (REF,), "scope": "batch"}, "scope is 'batch'"),
+        (em.GempiSpec, {"anchors": (REF,), "filter": 0.5}, "filter is 0.5"),
+        (em.Anchor, {"policy": "ref", "coefficient": 1.0, "divergence": "kl"}, r"such as numerics\.KL"),
+        (em.Penalty, {"coefficient": 0.1, "divergence": numerics.k3}, "how it is measured"),
+        (em.Constraint, {"budget": 0.1, "divergence": numerics.categorical_kl}, "how it is measured"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(kind, fields, message):
+    with pytest.raises(ValueError, match=message):
+        unchecked(kind, **fields)
 
 
 def test_what_follows_from_a_spec():

@@ -72,6 +72,15 @@ def test_stable_for_tiny_probabilities(divergence):
     assert found[4] == -np.inf
 
 
+def test_prices_of_opposite_infinity_leave_a_distribution():
+    # alpha = 3 (or chi-squared) forbids all but the first outcome, alpha = -1 (or Hellinger) asks for some of each, at
+    # prices of e^1000 and more: the first outcome gets all that a float shows.
+    log_probs = jnp.array([[0, -1e4, -1e4, -1e4, -1e4, -1e4], [-6500, 0, -2000, -2200, -3000, -5000]])
+    for divergences in ((numerics.alpha_divergence(3.0), numerics.alpha_divergence(-1.0)), (CHI, HELLINGER)):
+        found = solve(ADVANTAGES, log_probs, COEFFICIENTS[:2], divergences)
+        np.testing.assert_allclose(jnp.exp(found), np.eye(6)[0], atol=1e-6)
+
+
 def test_sampled_form_equals_the_exact_one_when_every_outcome_is_sampled_once():
     # Under a uniform sampler with each of the 6 outcomes once, q / b = 6 q.
     log_b = jnp.full((6,), -jnp.log(6.0))

@@ -90,6 +90,26 @@ def test_a_budget_beyond_log_k_is_reported():
     assert np.all(np.isfinite(found.coefficients))
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_among_tied_best_samples_the_budgets_still_bind(size):
+    # Binary rewards: all mass goes to the right answers, and only dealing it out between the anchors meets the budgets.
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        advantages = (rng.random(1000) < 0.7).astype(np.float32)
+        ratios = (0.6 * rng.normal(size=(size, 1000))).astype(np.float32)
+        ratios -= np.log(np.exp(ratios).mean(axis=1, keepdims=True))
+        # The KLs of the right answers at some shares, and a little more.
+        shares = rng.dirichlet(np.full(size, 0.5))
+        kl = dual(1e-4 * shares, np.zeros(size), advantages.astype(np.float64), ratios.astype(np.float64))[1]
+        budgets = 1.01 * kl + 0.001
+        found = solve(jnp.asarray(budgets, jnp.float32), advantages, ratios)
+        assert bool(found.feasible)
+        coefficients = np.asarray(found.coefficients, np.float64)
+        _, kl = dual(coefficients, budgets, advantages.astype(np.float64), ratios.astype(np.float64))
+        assert np.all(kl <= budgets * (1 + 1e-4))
+        np.testing.assert_allclose(found.kl, kl, rtol=1e-4)
+
+
 def test_equal_advantages_and_nothing_at_all_are_finite():
     for where in (jnp.ones(8, bool), jnp.zeros(8, bool)):
         found = jax.jit(lambda mask: solve_temperature(jnp.array([0.1]), jnp.ones(8), jnp.zeros((1, 8)), where=mask))(

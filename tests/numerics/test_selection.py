@@ -74,7 +74,17 @@ def test_keys_keep_the_order_of_floats():
 
 
 @pytest.mark.parametrize(
-    ("fraction", "number", "expected"), [(0.29, 100, 29), (0.7, 10, 7), (0.5, 1, 1), (0.01, 5, 1), (1.0, 2**30, 2**30)]
+    ("fraction", "number", "expected"),
+    [
+        (0.29, 100, 29),
+        (0.7, 10, 7),
+        (0.5, 1, 1),
+        (0.01, 5, 1),
+        (1.0, 2**30, 2**30),
+        (1e-5, 10**6, 10),
+        (0.999999, 2**30, 1_073_740_750),
+        (0.33333, 300_000, 99_999),
+    ],
 )
 def test_size_is_exact(fraction, number, expected):
     # 0.29 * 100 is 28.999999999999996 in floating point.
