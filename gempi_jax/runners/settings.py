@@ -336,7 +336,7 @@ class RunSettings:
       model, data, eval, checkpoint, mesh: see their classes.
       rewards: name -> weight; a name of ``runners.tasks.REWARDS``, ``package.module:function``, ``file.py:function``,
         or ``classifier:DIR?label=NAME``, see ``runners.tasks``.
-      reward_functions: more of them, ``NAME`` or ``WEIGHT*NAME``: keys of a config hold no dots, as most files' names do.
+      reward_functions: more of them, ``NAME`` or ``WEIGHT*NAME``: keys of a config hold no dots, as names of files do.
       phases: by name, in order.
       seed: of everything random.
       max_skips_in_a_row: the run ends with an error after so many updates in a row that were not finite.
