@@ -144,6 +144,8 @@ def base() -> ConfigDict:
             # Flax classes open: "classifier:DIR?label=NAME&score=logit&text=both" (score: logit, log_prob, prob; text:
             # both, completion).
             "rewards": ConfigDict(),
+            # More of them, as "NAME" or "WEIGHT*NAME", such as "own.py:reward": keys of a config hold no dots.
+            "reward_functions": (),
             # Names of the sections that are run, in order.
             "phases": (),
             # Devices along each axis.

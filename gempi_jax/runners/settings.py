@@ -340,6 +340,7 @@ class RunSettings:
       model, data, eval, checkpoint, mesh: see their classes.
       rewards: name -> weight; a name of ``runners.tasks.REWARDS``, ``package.module:function``, ``file.py:function``,
         or ``classifier:DIR?label=NAME``, see ``runners.tasks``.
+      reward_functions: more of them, ``NAME`` or ``WEIGHT*NAME``: keys of a config hold no dots, as names of files do.
       phases: by name, in order.
       seed: of everything random.
       max_skips_in_a_row: the run ends with an error after so many updates in a row that were not finite.
@@ -355,6 +356,7 @@ class RunSettings:
     eval: EvalSettings = EvalSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     mesh: MeshSettings = MeshSettings()
+    reward_functions: tuple[str, ...] = ()
     seed: int = 0
     max_skips_in_a_row: int = 5
     preemption_grace_seconds: float = 1.0

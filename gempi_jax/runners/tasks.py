@@ -142,7 +142,22 @@ TEXTS = {"both": classifier.prompt_and_completion, "completion": classifier.comp
 
 def load_rewards(settings: RunSettings) -> list[rewards.RewardSpec]:
     """The reward functions by name, by ``package.module:function`` or ``file.py:function``, or of a classifier."""
-    return [rewards.RewardSpec(name, _reward(name), weight) for name, weight in settings.rewards.items()]
+    named = [*settings.rewards.items(), *map(_weighted, settings.reward_functions)]
+    return [rewards.RewardSpec(name, _reward(name), weight) for name, weight in named]
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    """Name and weight of ``NAME`` or ``WEIGHT*NAME``."""
+    weight, star, name = text.partition("*")
+    if not star:
+        return text, 1.0
+    try:
+        return name.strip(), float(weight)
+    except ValueError:
+        raise ValueError(
+            f"config.reward_functions = {text!r}: {weight!r} is no weight; write NAME, or WEIGHT*NAME such as "
+            "0.5*own.py:reward"
+        ) from None
 
 
 def _reward(name: str) -> Callable[..., list[float | None]]:

@@ -127,7 +127,7 @@ def reward(prompts, completions, **_):
 def write_reward(folder: pathlib.Path, body: str) -> str:
     folder.mkdir(exist_ok=True)
     (folder / "own.py").write_text(REWARD.format(body=body))
-    return f"--config.rewards={{'{folder}/own.py:reward': 1.0}}"
+    return f"--config.reward_functions=('{folder}/own.py:reward',)"
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,11 @@ def test_a_broken_reward_stops_the_run_before_any_compute(tmp_path, body, messag
         (CONFIG, ["--config.sed=1"], "--config.sed=1: .*Did you mean .*seed"),
         (CONFIG, ["--config.rl.batch_prompts=many"], "--config.rl.batch_prompts=many"),
         ("configs/llm/arithmetic.py:vmop", [], "config arg 'vmop': expected one method of sft"),
+        (
+            CONFIG,
+            ["--config.reward_functions=('x*own.py:reward',)"],
+            "reward_functions = 'x.own.py:reward': 'x' is no w",
+        ),
         ("configs/llm/nowhere.py", [], "nowhere.py"),
         ("configs/llm/stories.py", [], "config.model.path: required"),
     ],

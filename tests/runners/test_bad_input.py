@@ -15,6 +15,7 @@ from gempi_jax.models import Decoder, DecoderConfig
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.llm import run
 from gempi_jax.runners.settings import MeshSettings
+from gempi_jax.runners.tasks import load_rewards
 from gempi_jax.training.writers import WorkdirError
 
 ROWS = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(2, 42)]
@@ -128,6 +129,20 @@ def test_a_workdir_of_another_run_is_refused_before_the_data_are_read(config, tm
     with pytest.raises(WorkdirError, match=r"holds another run; its config\.json differs in\n.*"):
         run(settings_from_config(config), workdir, config.to_dict())
     assert [path.name for path in workdir.iterdir()] == ["config.json"]
+
+
+def test_rewards_of_files_have_their_weights(tmp_path):
+    (tmp_path / "own.py").write_text("def reward(prompts, completions, **_):\n    return [2.0] * len(completions)\n")
+    config = arithmetic.get_config("vmpo,quick")
+    name = f"{tmp_path}/own.py:reward"
+    config.rewards.exact_match = 0.0
+    for text, weight in ((name, 1.0), (f"0.5*{name}", 0.5)):
+        config.reward_functions = (text,)
+        specs = load_rewards(settings_from_config(config))
+        assert [(spec.name, spec.weight) for spec in specs] == [("exact_match", 0.0), (name, weight)]
+        assert specs[1].function(prompts=["p"], completions=["c"]) == [2.0]
+    config.reward_functions = (f"half*{name}",)
+    refused(config, tmp_path, r"config\.reward_functions = 'half.*: 'half' is no weight; write NAME, or WEIGHT\*NAME")
 
 
 def test_a_mesh_of_more_devices_than_there_are(config, tmp_path):
