@@ -51,7 +51,7 @@ test-quick: $(TEST_STAMP) ## the tests without whole runs and killed processes
 	$(TEST_ENVIRONMENT) "$(VENV)/bin/python" -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
 test-latest: $(VENV_LATEST)/.latest-installed ## the quick part on Python 3.12, the newest jax and transformers 5
-	$(TEST_ENVIRONMENT) "$(VENV_LATEST)/bin/python" -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
+	$(TEST_ENVIRONMENT) HYPOTHESIS_PROFILE=few "$(VENV_LATEST)/bin/python" -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
 lint: $(TEST_STAMP) ## ruff, and the floors of the architecture
 	"$(VENV)/bin/python" -m ruff check .

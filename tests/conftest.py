@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 # Before jax starts: eight CPU devices, so that every test may build a mesh, and one thread each, so that files run in
 # parallel without fighting for cores.
@@ -21,9 +22,17 @@ install_import_hook("gempi_jax", "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Whole runs in this process compile the same stages again and again; each worker does it once, in a folder of its own,
+# since one that writes an entry while another reads it would be a warning.
+_compiled = tempfile.TemporaryDirectory(prefix="gempi_jax-compiled-")
+jax.config.update("jax_compilation_cache_dir", _compiled.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
 # Compiling inside an example takes longer than any useful deadline; the same examples run every time.
 settings.register_profile("repository", deadline=None, max_examples=25, derandomize=True, database=None)
-settings.load_profile("repository")
+# For what only asks whether everything still runs: the newest versions of what we depend on.
+settings.register_profile("few", settings.get_profile("repository"), max_examples=6)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repository"))
 
 
 @pytest.fixture(scope="session")

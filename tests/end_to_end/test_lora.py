@@ -43,8 +43,6 @@ def rows_of(workdir):
 def finished(tmp_path_factory):
     """(the config, the base's folder, the workdir of a whole run)."""
     folder = tmp_path_factory.mktemp("lora")
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     config = quick_config()
     settings = settings_from_config(config)
     made = load_start(settings, load_task(settings), make_mesh({}))
@@ -52,8 +50,7 @@ def finished(tmp_path_factory):
     config.model.path = str(folder / "base")
     config.model.lora.update({"rank": 2, "dropout": 0.1, "targets": ("q_proj", "up_proj")})
     start(config, folder / "run")
-    yield config, folder / "base", folder / "run"
-    jax.config.update("jax_compilation_cache_dir", None)
+    return config, folder / "base", folder / "run"
 
 
 def test_only_adapters_train_and_the_reference_is_the_base(finished):
