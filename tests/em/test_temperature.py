@@ -218,9 +218,8 @@ def test_beside_a_fixed_price_slack_budgets_cost_nothing_and_infeasible_ones_are
 def test_beside_a_fixed_price_derivatives_are_implicit_too():
     advantages, ratios = problem(3, 128, 1)
     advantages = jnp.asarray(advantages / advantages.std())
-    budgets = jnp.asarray(
-        dual(np.array([0.8, PRICE, 0.5]), np.zeros(3), np.asarray(advantages), ratios)[1], jnp.float32
-    )
+    kl = dual(np.array([0.8, PRICE, 0.5]), np.zeros(3), np.asarray(advantages), ratios)[1]
+    budgets, ratios = jnp.asarray(kl, jnp.float32), jnp.asarray(ratios)
     direction = jnp.asarray(np.random.default_rng(0).normal(size=128), jnp.float32)
     by_advantages = jax.jit(lambda a: solve_beside.__wrapped__(budgets, a, ratios).coefficients)
     slope = jax.jit(lambda a: jax.jvp(by_advantages, (a,), (direction,))[1])(advantages)
