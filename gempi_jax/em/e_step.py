@@ -225,11 +225,12 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     coefficients = reductions.detach(coefficients)
     metrics = {
         **_sample_metrics(spec, batch, log_weights, shares, selected, axis_name),
-        "log_partition_bias": _log_partition_bias(spec, normalized, selected, axis_name),
         **_anchor_metrics(spec, batch, coefficients, log_weights, normalized, log_z, selected, axis_name),
         "log_partition": log_z,
         "temperature": jnp.sum(coefficients),
     }
+    if spec.scope is not Scope.BATCH:
+        metrics["log_partition_bias"] = _log_partition_bias(spec, normalized, selected, axis_name)
     if isinstance(spec.filter, TopK):
         rest = reductions.logsumexp(log_weights, where=batch.where & ~selected, axis_name=axis_name)
         # exp(rest) / (exp(rest) + exp(total)), Q*(S^c) of the target over all real samples.
@@ -272,6 +273,7 @@ def _sample_metrics(
         "max_weight": jnp.maximum(reductions.max(weights, axis_name=axis_name), 0.0),
         "selected_fraction": number / jnp.maximum(batch.number, 1.0),
         "truncation_mass": jnp.zeros(()),
+        "log_partition_bias": -chi_squared / (2.0 * jnp.maximum(number, 1.0)),
         "invalid_samples": batch.invalid,
     }
     if spec.weight_clip is not None:
