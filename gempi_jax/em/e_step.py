@@ -78,11 +78,17 @@ def _clean(samples: Samples, axis_name: AxisName) -> _Batch:
 
 
 def _budgets(spec: GempiSpec) -> Float[Array, "m"]:
-    return jnp.asarray([anchor.budget for anchor in spec.anchors], jnp.float32)
+    """eps_j; 1 in place of those that have a price instead."""
+    return jnp.asarray([anchor.budget or 1.0 for anchor in spec.anchors], jnp.float32)
+
+
+def _prices(spec: GempiSpec) -> Float[Array, "m"]:
+    """The fixed lambda_j; 0 in place of those that are found."""
+    return jnp.asarray([price or 0.0 for price in spec.prices], jnp.float32)
 
 
 def _adaptive(spec: GempiSpec, duals: Duals) -> Float[Array, "m"]:
-    """The temperatures among the duals; what is not a positive number becomes the smallest one."""
+    """The temperatures among the duals, what is no positive number as the smallest one; prices that are fixed stay."""
     expected = (len(spec.anchors),)
     given = duals.get("temperature")
     if given is None or given.shape != expected:
@@ -90,7 +96,8 @@ def _adaptive(spec: GempiSpec, duals: Duals) -> Float[Array, "m"]:
             f"Dual() reads duals['temperature'] of shape {expected}, one for each of the anchors {spec.policies}, not "
             f"{getattr(given, 'shape', None)}: start from Method.init()."
         )
-    return jnp.where(given >= MINIMUM, jnp.minimum(given, LARGEST), MINIMUM)
+    adapted = jnp.where(given >= MINIMUM, jnp.minimum(given, LARGEST), MINIMUM)
+    return jnp.where(_prices(spec) > 0, _prices(spec), adapted)
 
 
 def _coefficients(
@@ -98,7 +105,7 @@ def _coefficients(
 ) -> tuple[Float[Array, "m"], TemperatureSolution | None]:
     """lambda by the tuple's temperature mechanism, on the selected samples."""
     if isinstance(spec.temperature, Fixed):
-        return jnp.asarray([anchor.coefficient for anchor in spec.anchors], jnp.float32), None
+        return _prices(spec), None
     if isinstance(spec.temperature, Dual):
         return _adaptive(spec, duals), None
     solution = solve_temperature(
@@ -106,6 +113,7 @@ def _coefficients(
         batch.advantages,
         batch.log_ratios,
         divergences=spec.divergences,
+        prices=spec.prices,
         where=selected,
         axis=spec.scope_axis,
         axis_name=axis_name,
@@ -158,15 +166,18 @@ def _dual_loss(
         return jnp.zeros(())
     axis = spec.scope_axis
     budgets = _budgets(spec)
+    # A price has no budget: lambda eps of the 1 in its place is taken off again.
+    without = jnp.dot(_prices(spec), budgets)
     if spec.closed_form:
-        return temperature_dual(
+        dual = temperature_dual(
             coefficients, budgets, batch.advantages, batch.log_ratios, where=selected, axis=axis, axis_name=axis_name
         )
+        return dual - without
     spent = _spent(spec, batch, log_weights, selected, axis_name)
     weights = diagnostics.scope_weights(log_weights, where=selected, axis=axis, axis_name=axis_name)
     gain = reductions.sum(weights * batch.advantages, axis_name=axis_name)
     # max over q of E_q[A] - lambda . (D - eps): by the envelope its derivative in lambda leaves q alone.
-    return reductions.detach(gain) + jnp.dot(coefficients, budgets - reductions.detach(spent))
+    return reductions.detach(gain) + jnp.dot(coefficients, budgets - reductions.detach(spent)) - without
 
 
 def _weights(spec: GempiSpec, log_weights: Array, normalized: Array, selected: Array, number: Array) -> Array:
@@ -214,11 +225,12 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     coefficients = reductions.detach(coefficients)
     metrics = {
         **_sample_metrics(spec, batch, log_weights, shares, selected, axis_name),
-        "log_partition_bias": _log_partition_bias(spec, normalized, selected, axis_name),
         **_anchor_metrics(spec, batch, coefficients, log_weights, normalized, log_z, selected, axis_name),
         "log_partition": log_z,
         "temperature": jnp.sum(coefficients),
     }
+    if spec.scope is not Scope.BATCH:
+        metrics["log_partition_bias"] = _log_partition_bias(spec, normalized, selected, axis_name)
     if isinstance(spec.filter, TopK):
         rest = reductions.logsumexp(log_weights, where=batch.where & ~selected, axis_name=axis_name)
         # exp(rest) / (exp(rest) + exp(total)), Q*(S^c) of the target over all real samples.
@@ -261,6 +273,7 @@ def _sample_metrics(
         "max_weight": jnp.maximum(reductions.max(weights, axis_name=axis_name), 0.0),
         "selected_fraction": number / jnp.maximum(batch.number, 1.0),
         "truncation_mass": jnp.zeros(()),
+        "log_partition_bias": -chi_squared / (2.0 * jnp.maximum(number, 1.0)),
         "invalid_samples": batch.invalid,
     }
     if spec.weight_clip is not None:

@@ -25,8 +25,8 @@ class Anchor:
 
     Attributes:
       policy: which frozen policy, by the name under which the world scores it: ``"ref"``, ``"old"``.
-      coefficient: lambda_j > 0, in units of the advantage; for ``Fixed`` temperatures.
-      budget: eps_j > 0, in nats; for ``Dual`` and ``Solved`` temperatures.
+      coefficient: lambda_j > 0, in units of the advantage, which stays as it is.
+      budget: eps_j > 0, in nats; ``Dual`` and ``Solved`` temperatures find the lambda_j that meets it.
       divergence: D_j, as D_j(q || pi_j); KL has the closed form (23), others are solved for by root-finding.
     """
 
@@ -43,7 +43,7 @@ class Anchor:
         require(
             (self.coefficient is None) != (self.budget is None),
             f"Anchor({self.policy!r}) has coefficient={self.coefficient} and budget={self.budget}: give a coefficient "
-            "lambda (Fixed temperature) or a budget epsilon (Dual, Solved), exactly one of them.",
+            "lambda (a fixed price) or a budget epsilon (for Dual, Solved), exactly one of them.",
         )
         if self.coefficient is not None:
             positive(self.coefficient, f"Anchor({self.policy!r}).coefficient", "lambda, a price per nat,")
@@ -58,7 +58,7 @@ class Fixed:
 
 @dataclasses.dataclass(frozen=True)
 class Dual:
-    """Temperatures follow gradient steps on (25), carried between iterations.
+    """Temperatures of anchors with a budget follow gradient steps on (25), carried between iterations.
 
     Attributes:
       initial: lambda_j at the start, one number for all anchors (V-MPO: eta = 1).
@@ -72,7 +72,7 @@ class Dual:
 
 @dataclasses.dataclass(frozen=True)
 class Solved:
-    """(25) is minimised to tolerance in every E-step."""
+    """(25) is minimised to tolerance in every E-step, over the lambda_j of the anchors with a budget."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,11 +193,10 @@ class GempiSpec:
                 "use Dual() or Solved().",
             )
             return
-        missing = [anchor.policy for anchor in self.anchors if anchor.budget is None]
         require(
-            not missing,
-            f"{kind}() temperature without budgets for {missing}: lambda is found from epsilon. Give budgets, or use "
-            "Fixed().",
+            bool(budgeted),
+            f"{kind}() temperature without budgets for any of {list(self.policies)}: lambda is found from epsilon. "
+            "Give budgets, or use Fixed().",
         )
         if isinstance(self.temperature, Solved):
             require(len(self.anchors) <= 8, f"Solved() with {len(self.anchors)} anchors: at most 8 are solved jointly.")
@@ -206,6 +205,11 @@ class GempiSpec:
     def policies(self) -> tuple[str, ...]:
         """The frozen policies that ``Samples.anchor_log_probs`` holds, in order."""
         return tuple(anchor.policy for anchor in self.anchors)
+
+    @property
+    def prices(self) -> tuple[float | None, ...]:
+        """The fixed lambda_j, ``None`` for the anchors with a budget."""
+        return tuple(anchor.coefficient for anchor in self.anchors)
 
     @property
     def divergences(self) -> tuple[FDivergence, ...]:

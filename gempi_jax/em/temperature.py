@@ -17,7 +17,7 @@ from gempi_jax.em.checks import samples_agree
 from gempi_jax.em.general import general_change, general_landscape
 from gempi_jax.em.moments import kl_change, kl_landscape
 from gempi_jax.em.solver import MAX_ITERATIONS, Landscape, Minimum, Slope, barrier_newton, inverse_small, resume, slack
-from gempi_jax.numerics.checks import known_values
+from gempi_jax.numerics.checks import known_values, positive
 from gempi_jax.numerics.divergences import KL, FDivergence
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
@@ -143,13 +143,53 @@ def _search(budgets, dual: Landscape) -> _Found:
     return jax.lax.cond(first.settled, keep, doubt)
 
 
+def _free(prices) -> np.ndarray:
+    """Indices of the anchors without a price of their own."""
+    return np.array([j for j, price in enumerate(prices) if price is None], np.int32)
+
+
+def _with_prices(dual: Landscape, prices) -> Landscape:
+    """The dual over the anchors without a price, which stays convex where the other coefficients are held."""
+    free = _free(prices)
+    held = jnp.asarray([0.0 if price is None else price for price in prices], dual.unit.dtype) / dual.unit
+    nothing = jnp.zeros_like(held)
+
+    def restricted(slope):
+        return Slope(slope.gradient[free], slope.hessian[np.ix_(free, free)])
+
+    def overlap(shares, budgets):
+        value, slope = dual.overlap(nothing.at[free].set(shares), nothing.at[free].set(budgets))
+        return value, restricted(slope)
+
+    return Landscape(
+        lambda x, budgets: restricted(dual.slope(held.at[free].set(x), nothing.at[free].set(budgets))),
+        overlap,
+        None if dual.part is None else _with_prices(dual.part, prices),
+        dual.stiffness[free],
+        dual.unit,
+    )
+
+
+def _solve_with_prices(budgets, prices, dual: Landscape) -> TemperatureSolution:
+    """The solution where some anchors have a price: without any budget that binds it is their target."""
+    free = _free(prices)
+    found, _, feasible, shortfall, passes = _search(budgets[free], _with_prices(dual, prices))
+    kept = jnp.where(slack(found) | (found.x <= _FLOOR), 0.0, found.x) * dual.unit
+    held = jnp.asarray([0.0 if price is None else price for price in prices], kept.dtype)
+    coefficients = held.at[free].set(kept)
+    kl = -dual.slope(coefficients / dual.unit, jnp.zeros_like(held)).gradient
+    return TemperatureSolution(coefficients, kl, feasible, shortfall, passes + 1, jnp.zeros_like(feasible))
+
+
 def _landscape(divergences, *data) -> Landscape:
     return kl_landscape(*data) if divergences is None else general_landscape(divergences, *data)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
-def _solve(budgets, advantages, log_ratios, mask, axis, axis_name, divergences) -> TemperatureSolution:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6, 7))
+def _solve(budgets, advantages, log_ratios, mask, axis, axis_name, divergences, prices) -> TemperatureSolution:
     dual = _landscape(divergences, advantages, log_ratios, mask, axis, axis_name)
+    if len(_free(prices)) < len(prices):
+        return _solve_with_prices(budgets, prices, dual)
     found, effective, feasible, shortfall, passes = _search(budgets, dual)
     total = jnp.sum(found.x)
     saturated = total <= _FLOOR * budgets.shape[0]
@@ -167,15 +207,15 @@ def _solve(budgets, advantages, log_ratios, mask, axis, axis_name, divergences) 
 
 
 @_solve.defjvp
-def _solve_jvp(axis, axis_name, divergences, primals, tangents):
+def _solve_jvp(axis, axis_name, divergences, prices, primals, tangents):
     """Implicit differentiation of eps - D(lambda, data) = 0 over the positive lambda: H d lambda = d D - d eps."""
     budgets, *data = primals
-    solution = _solve(budgets, *data, axis, axis_name, divergences)
+    solution = _solve(budgets, *data, axis, axis_name, divergences, prices)
     coefficients = solution.coefficients
     dual = _landscape(divergences, *data, axis, axis_name)
     change = kl_change if divergences is None else functools.partial(general_change, divergences)
     d_kl = change(coefficients, *data, axis, axis_name, tangents[1:3])
-    active = (coefficients > 0) & ~solution.saturated
+    active = (coefficients > 0) & ~solution.saturated & np.array([price is None for price in prices])
     both = active[:, None] & active[None, :]
     hessian = dual.slope(coefficients / dual.unit, budgets).hessian / dual.unit
     reduced = jnp.where(both, hessian, jnp.eye(budgets.shape[0], dtype=budgets.dtype))
@@ -194,6 +234,7 @@ def solve_temperature(
     anchor_log_ratios: Float[Array, "m *E"],
     *,
     divergences: Sequence[FDivergence] | None = None,
+    prices: Sequence[float | None] | None = None,
     where: Bool[Array, "*E"] | None = None,
     axis: int | None = None,
     axis_name: AxisName = None,
@@ -205,6 +246,8 @@ def solve_temperature(
       advantages: A_i.
       anchor_log_ratios: r_ij = log pi_j(y_i) - log b(y_i), nats; -inf means no mass.
       divergences: D_j, as many as anchors; all KL when ``None``.
+      prices: lambda_j of the anchors that have a fixed coefficient in place of a budget, ``None`` for the others;
+        (25) is then minimised over the others, and the budgets in their places are unread.
       where: the samples that are real and selected.
       axis: the samples of a group; ``None`` when the batch is one scope. Groups share the coefficients; ``jax.vmap``
         solves each on its own.
@@ -228,15 +271,26 @@ def solve_temperature(
             f"{size} budgets: temperatures are solved for 1 to 8 anchors; a method without anchors has none."
         )
     samples_agree("solve_temperature", advantages, anchor_log_ratios, budgets, where)
-    known_values("solve_temperature", budgets, "budgets, in nats, must be positive", lambda values: (values > 0).all())
+    prices = (None,) * size if prices is None else tuple(prices)
+    if len(prices) != size or all(price is not None for price in prices):
+        raise ValueError(
+            f"solve_temperature: prices are {prices} for {size} anchors; give one, or None for a budget, for each, and "
+            "at least one budget."
+        )
+    for price in prices:
+        if price is not None:
+            positive(price, "solve_temperature: a price", "a coefficient")
+    free, meaning = _free(prices), "budgets, in nats, must be positive"
+    known_values("solve_temperature", budgets, meaning, lambda values: (values[free] > 0).all())
     mask = jnp.ones(advantages.shape, bool) if where is None else where
+    budgets = jnp.where(np.array([price is None for price in prices]), budgets, 1.0)
     valid = budgets > 0
     raised = jnp.where(valid, budgets, _SMALLEST)
     if divergences is not None and len(divergences) != size:
         raise ValueError(f"solve_temperature: {len(divergences)} divergences for {size} budgets; give one for each.")
     closed_form = divergences is None or all(divergence is KL for divergence in divergences)
     general = None if closed_form else tuple(divergences)
-    solution = _solve(raised, advantages, anchor_log_ratios, mask, axis, axis_name, general)
+    solution = _solve(raised, advantages, anchor_log_ratios, mask, axis, axis_name, general, prices)
     lacking = jnp.max(jnp.where(valid, 0.0, raised - jnp.nan_to_num(budgets)))
     return solution._replace(
         feasible=solution.feasible & jnp.all(valid),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gempi_jax import em
+from gempi_jax import em, numerics
 from gempi_jax.contracts import Samples
 
 BATCH = Samples(
@@ -76,6 +76,23 @@ def test_dual_gradient_is_budget_minus_kl_and_uses_the_selection():
     np.testing.assert_allclose(target.weights, [[w[0], 0, w[1]], [0, 0, 0]], rtol=1e-5)
     np.testing.assert_allclose(gradient["temperature"], [0.1 - np.sum(w * np.log(2 * w))], rtol=1e-4)
     np.testing.assert_allclose(target.metrics["estep/selected_fraction"].mean(), 2 / 5)
+
+
+@pytest.mark.parametrize("divergence", [numerics.KL, numerics.CHI_SQUARED], ids=lambda d: d.name)
+def test_a_price_beside_a_budget(divergence):
+    anchors = (em.Anchor("ref", 0.5, divergence=divergence), em.Anchor("old", budget=0.1))
+    solved = step(em.GempiSpec(anchors, em.Solved()), {}, BATCH)
+    metrics = {name: float(metric.mean()) for name, metric in solved.metrics.items()}
+    assert metrics["estep/coefficient/ref"] == 0.5
+    assert metrics["estep/coefficient/old"] > 0
+    assert metrics["estep/kl_over_budget/old"] == pytest.approx(1.0, rel=1e-3)
+    # At the solution the adaptive dual rests, and its price never moves, whatever the dual in its place says.
+    adaptive, duals = em.GempiSpec(anchors, em.Dual()), jnp.array([7.0, metrics["estep/coefficient/old"]])
+    gradient, target = jax.grad(
+        lambda d: (lambda t: (t.dual_loss, t))(step(adaptive, {"temperature": d}, BATCH)), has_aux=True
+    )(duals)
+    np.testing.assert_allclose(gradient, [0.0, 0.0], atol=1e-4)
+    np.testing.assert_allclose(target.weights, solved.weights, rtol=1e-4, atol=1e-6)
 
 
 def test_solved_temperature_meets_the_budget():

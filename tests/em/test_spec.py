@@ -22,7 +22,7 @@ NONSENSE = {
     "one policy twice": (lambda: em.GempiSpec((REF, REF)), "more than once"),
     "fixed with a budget": (lambda: em.GempiSpec((OLD,)), "nothing would enforce them"),
     "dual without a budget": (lambda: em.GempiSpec((REF,), em.Dual()), "without budgets for"),
-    "solved without a budget": (lambda: em.GempiSpec((REF, OLD), em.Solved()), r"without budgets for \['ref'\]"),
+    "solved without a budget": (lambda: em.GempiSpec((REF,), em.Solved()), r"without budgets for any of \['ref'\]"),
     "dual without anchors": (lambda: em.GempiSpec(temperature=em.Dual()), "no temperature to adapt"),
     "solved without anchors": (lambda: em.GempiSpec(temperature=em.Solved()), "no temperature to adapt"),
     "clip of normalised weights": (lambda: em.GempiSpec((REF,), weight_clip=20.0), "at most 1"),

@@ -181,6 +181,59 @@ def test_by_groups_the_mean_kl_meets_the_budget():
     np.testing.assert_allclose(np.asarray(slope)[active], 0.0, atol=1e-4)
 
 
+PRICE = 0.7
+solve_beside = jax.jit(lambda *x: solve_temperature(*x, prices=(None, PRICE, None)))
+
+
+def test_budgets_are_met_beside_a_fixed_price():
+    for seed in range(3):
+        advantages, ratios = problem(3, 256, seed)
+        advantages = advantages / advantages.std()
+        # The KLs at a chosen point, whose second coefficient is the price; the second budget is not read.
+        budgets = dual(np.array([0.4, PRICE, 0.5]), np.zeros(3), advantages.astype(np.float64), ratios)[1]
+        found = solve_beside(jnp.asarray([budgets[0], np.nan, budgets[2]], jnp.float32), advantages, ratios)
+        assert bool(found.feasible)
+        np.testing.assert_allclose(found.coefficients, [0.4, PRICE, 0.5], rtol=1e-2)
+        np.testing.assert_allclose(found.kl, budgets, rtol=1e-3)
+
+
+def test_beside_a_fixed_price_slack_budgets_cost_nothing_and_infeasible_ones_are_certified():
+    advantages, ratios = problem(3, 256, 0, drift=1.0)
+    advantages = advantages / advantages.std()
+    found = solve_beside(jnp.array([9.0, 0.1, 9.0]), advantages, ratios)
+    np.testing.assert_allclose(found.coefficients, [0.0, PRICE, 0.0], rtol=1e-6)
+    assert bool(found.feasible)
+    assert not bool(found.saturated)
+    expected = dual(np.array([0.0, PRICE, 0.0]), np.zeros(3), advantages.astype(np.float64), ratios)[1]
+    np.testing.assert_allclose(found.kl, expected, rtol=1e-4)
+    ratios[2] -= np.log(np.exp(ratios[2]).mean())
+    found = solve_beside(jnp.array([0.01, 0.1, 0.02]), advantages, ratios)
+    shortfall = chernoff(np.array([0.01, 0.02]), ratios[::2].astype(np.float64))
+    assert shortfall > 0.01
+    assert not bool(found.feasible)
+    np.testing.assert_allclose(found.shortfall, shortfall, rtol=1e-3)
+    assert all(np.all(np.isfinite(leaf)) for leaf in found)
+
+
+def test_beside_a_fixed_price_derivatives_are_implicit_too():
+    advantages, ratios = problem(3, 128, 1)
+    advantages = jnp.asarray(advantages / advantages.std())
+    kl = dual(np.array([0.8, PRICE, 0.5]), np.zeros(3), np.asarray(advantages), ratios)[1]
+    budgets, ratios = jnp.asarray(kl, jnp.float32), jnp.asarray(ratios)
+    direction = jnp.asarray(np.random.default_rng(0).normal(size=128), jnp.float32)
+    by_advantages = jax.jit(lambda a: solve_beside.__wrapped__(budgets, a, ratios).coefficients)
+    slope = jax.jit(lambda a: jax.jvp(by_advantages, (a,), (direction,))[1])(advantages)
+    step = 2e-3
+    ends = by_advantages(advantages + step * direction) - by_advantages(advantages - step * direction)
+    np.testing.assert_allclose(slope, ends / (2 * step), rtol=2e-2, atol=2e-2)
+    assert float(slope[1]) == 0.0
+
+
+def test_prices_for_all_leave_nothing_to_solve():
+    with pytest.raises(ValueError, match="at least one budget"):
+        solve_temperature(jnp.ones(1), jnp.ones(4), jnp.ones((1, 4)), prices=(1.0,))
+
+
 @pytest.mark.parametrize("size", [0, 9])
 def test_the_number_of_anchors_is_bounded(size):
     with pytest.raises(ValueError, match="1 to 8 anchors"):

@@ -39,6 +39,7 @@ SPECS = {
     "at_dar_by_group": em.GempiSpec(both(budget=0.2), em.Solved(), scope=em.Scope.GROUP),
     "by_log_weight": em.GempiSpec(both(coefficient=0.7), filter=em.TopK(0.3, em.Score.LOG_WEIGHT, True)),
     "solved": em.GempiSpec(both(budget=0.1), em.Solved(), em.TopK(0.5)),
+    "price_and_budget": em.GempiSpec((em.Anchor("ref", 0.7), em.Anchor("old", budget=0.1)), em.Solved(), em.TopK(0.5)),
     "clipped": em.GempiSpec(both(coefficient=0.7), scope=em.Scope.NONE, weight_clip=2.0),
     "solved_mix_by_group": em.GempiSpec(
         (em.Anchor("ref", budget=0.1, divergence=numerics.REVERSE_KL), em.Anchor("old", budget=0.1)),
