@@ -29,6 +29,8 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 # Large pages for the buffers that XLA allocates again and again on a CPU: a quarter less time for a gradient.
 MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 TEST_ENVIRONMENT := $(MEMORY) OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu
+# Whether everything still runs on the newest versions takes few generated examples, compiled in less time.
+FEW := HYPOTHESIS_PROFILE=few XLA_FLAGS=--xla_backend_optimization_level=0
 TEST_REQUIREMENTS := requirements-dev.txt $(if $(ORACLES),requirements-oracles.txt)
 TEST_STAMP := $(VENV)/.$(if $(ORACLES),oracles,dev)-installed
 
@@ -51,7 +53,7 @@ test-quick: $(TEST_STAMP) ## the tests without whole runs and killed processes
 	$(TEST_ENVIRONMENT) "$(VENV)/bin/python" -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
 test-latest: $(VENV_LATEST)/.latest-installed ## the quick part on Python 3.12, the newest jax and transformers 5
-	$(TEST_ENVIRONMENT) HYPOTHESIS_PROFILE=few "$(VENV_LATEST)/bin/python" -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
+	$(TEST_ENVIRONMENT) $(FEW) "$(VENV_LATEST)/bin/python" -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
 lint: $(TEST_STAMP) ## ruff, and the floors of the architecture
 	"$(VENV)/bin/python" -m ruff check .
