@@ -69,8 +69,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if method == "sft":
         # SFT continued for as long as V-MPO takes: the comparison that the README quotes.
         config.rl = config.sft.copy_and_resolve_references()
-        config.rl.update({"num_iterations": 2400, "eval_every": 240})
-        config.checkpoint.every = 240
+        config.rl.update({"num_iterations": 3200, "eval_every": 320})
+        config.checkpoint.every = 320
     if quick:
         shrink(config)
     return config.lock()
