@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from gempi_jax.llm.hf.flax_classes import open_flax
-from gempi_jax.models import Cache, DecoderConfig, KeyValue, Prefix
+from gempi_jax.models import Cache, DecoderConfig, KeyValue, Learned, Prefix
 from gempi_jax.types import Array, Params
 
 
@@ -44,6 +44,8 @@ class FlaxPolicy:
             num_layers=1,
             num_heads=1,
             head_dim=1,
+            # Whatever theirs are, they are the class's own affair; a head of one entry has no pairs to rotate.
+            positions=Learned(),
             max_positions=longest,
         )
 
