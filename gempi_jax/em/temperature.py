@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from gempi_jax.em.checks import samples_agree
 from gempi_jax.em.general import general_change, general_landscape
 from gempi_jax.em.moments import kl_change, kl_landscape
+from gempi_jax.em.prices import free_anchors, with_prices
 from gempi_jax.em.solver import MAX_ITERATIONS, Landscape, Minimum, Slope, barrier_newton, inverse_small, resume, slack
 from gempi_jax.numerics.checks import known_values, positive
 from gempi_jax.numerics.divergences import KL, FDivergence
@@ -143,37 +144,10 @@ def _search(budgets, dual: Landscape) -> _Found:
     return jax.lax.cond(first.settled, keep, doubt)
 
 
-def _free(prices) -> np.ndarray:
-    """Indices of the anchors without a price of their own."""
-    return np.array([j for j, price in enumerate(prices) if price is None], np.int32)
-
-
-def _with_prices(dual: Landscape, prices) -> Landscape:
-    """The dual over the anchors without a price, which stays convex where the other coefficients are held."""
-    free = _free(prices)
-    held = jnp.asarray([0.0 if price is None else price for price in prices], dual.unit.dtype) / dual.unit
-    nothing = jnp.zeros_like(held)
-
-    def restricted(slope):
-        return Slope(slope.gradient[free], slope.hessian[np.ix_(free, free)])
-
-    def overlap(shares, budgets):
-        value, slope = dual.overlap(nothing.at[free].set(shares), nothing.at[free].set(budgets))
-        return value, restricted(slope)
-
-    return Landscape(
-        lambda x, budgets: restricted(dual.slope(held.at[free].set(x), nothing.at[free].set(budgets))),
-        overlap,
-        None if dual.part is None else _with_prices(dual.part, prices),
-        dual.stiffness[free],
-        dual.unit,
-    )
-
-
 def _solve_with_prices(budgets, prices, dual: Landscape) -> TemperatureSolution:
     """The solution where some anchors have a price: without any budget that binds it is their target."""
-    free = _free(prices)
-    found, _, feasible, shortfall, passes = _search(budgets[free], _with_prices(dual, prices))
+    free = free_anchors(prices)
+    found, _, feasible, shortfall, passes = _search(budgets[free], with_prices(dual, prices))
     kept = jnp.where(slack(found) | (found.x <= _FLOOR), 0.0, found.x) * dual.unit
     held = jnp.asarray([0.0 if price is None else price for price in prices], kept.dtype)
     coefficients = held.at[free].set(kept)
@@ -188,7 +162,7 @@ def _landscape(divergences, *data) -> Landscape:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6, 7))
 def _solve(budgets, advantages, log_ratios, mask, axis, axis_name, divergences, prices) -> TemperatureSolution:
     dual = _landscape(divergences, advantages, log_ratios, mask, axis, axis_name)
-    if len(_free(prices)) < len(prices):
+    if len(free_anchors(prices)) < len(prices):
         return _solve_with_prices(budgets, prices, dual)
     found, effective, feasible, shortfall, passes = _search(budgets, dual)
     total = jnp.sum(found.x)
@@ -280,7 +254,7 @@ def solve_temperature(
     for price in prices:
         if price is not None:
             positive(price, "solve_temperature: a price", "a coefficient")
-    free, meaning = _free(prices), "budgets, in nats, must be positive"
+    free, meaning = free_anchors(prices), "budgets, in nats, must be positive"
     known_values("solve_temperature", budgets, meaning, lambda values: (values[free] > 0).all())
     mask = jnp.ones(advantages.shape, bool) if where is None else where
     budgets = jnp.where(np.array([price is None for price in prices]), budgets, 1.0)
