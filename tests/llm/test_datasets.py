@@ -126,14 +126,6 @@ def test_parquet(tmp_path):
         load_rows(write(tmp_path, "nonsense", "broken.parquet"))
 
 
-def test_datasets_folder(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    rows = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}]
-    dataset = datasets.Dataset.from_list(rows).select([1, 0])
-    dataset.save_to_disk(tmp_path / "saved", num_shards=2)
-    assert load_rows(tmp_path / "saved") == rows[::-1]
-
-
 def saved_folder(folder, *parts):
     """What ``Dataset.save_to_disk`` writes: a stream for each part, and state.json."""
     pyarrow = pytest.importorskip("pyarrow")
