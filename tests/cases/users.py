@@ -28,8 +28,8 @@ TEXTS = [
 
 TEMPLATES = {
     # Ends turns with the tokenizer's end token; the generation prompt ends in a space.
-    "plain": "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% if m['role'] == 'assistant' %}</s>{% endif %}"
-    "\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}",
+    "plain": "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}</s>{% endif %}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}",
     # Trims the content, as Llama 3's does, and begins with the begin token.
     "trim": "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]\n{{ m['content'] | trim }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]\n{% endif %}",
@@ -40,13 +40,14 @@ TEMPLATES = {
     "tools": "{% if tools %}[tools] {{ tools | tojson }}\n{% endif %}{% for m in messages %}[{{ m['role'] }}] "
     "{% if m['content'] %}{{ m['content'] }}{% endif %}{% if 'tool_calls' in m %}{% for call in m['tool_calls'] %}"
     "<call>{{ call['function'] | tojson }}</call>{% endfor %}{% endif %}"
-    "{% if m['role'] == 'assistant' %}</s>{% endif %}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}",
+    "{% if m['role'] == 'assistant' %}</s>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}",
 }
 """Chat templates of the kinds that published models have."""
 
 
 def words_tokenizer(special: Sequence[str] = (), vocab_size: int = 400) -> PreTrainedTokenizerFast:
-    """SentencePiece's kind, as Llama 2's: a space before every text, bytes for what it cannot spell, ``<s>`` in front."""
+    """SentencePiece's kind, as Llama 2's: a space before every text, bytes for the rest, ``<s>`` in front."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
     tokenizer.decoder = decoders.Sequence(
