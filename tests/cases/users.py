@@ -29,7 +29,8 @@ TEXTS = [
 TEMPLATES = {
     # Ends turns with the tokenizer's end token; the generation prompt ends in a space.
     "plain": "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}"
-    "{% if m['role'] == 'assistant' %}</s>{% endif %}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}",
+    "{% if m['role'] == 'assistant' %}</s>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}",
     # Trims the content, as Llama 3's does, and begins with the begin token.
     "trim": "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]\n{{ m['content'] | trim }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]\n{% endif %}",
