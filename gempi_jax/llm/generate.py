@@ -1,6 +1,5 @@
 """Completions of prompts: one prefill per prompt, then one loop that stops when every sequence has ended."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ from gempi_jax.llm.packed import Given, Progress, run
 from gempi_jax.llm.sampling import Draw, Sampling, draw
 from gempi_jax.models.cache import init_cache
 from gempi_jax.models.prefill import prefill
+from gempi_jax.numerics.keys import named_key
 from gempi_jax.types import Array, Params
 
 
@@ -163,7 +163,7 @@ def _uniforms(key, group_ids, num_samples, steps):
     """One number in [0, 1) per step and sequence [C, G, K], of the group's id, the sample's index and the step."""
 
     def one(*indices):
-        return jax.random.uniform(functools.reduce(jax.random.fold_in, indices, key))
+        return jax.random.uniform(named_key(key, "token", *indices))
 
     shape = (steps, group_ids.shape[0], num_samples)
     step, group, sample = (axis.reshape(-1) for axis in jnp.indices(shape))

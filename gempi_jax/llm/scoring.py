@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from gempi_jax.em import ExactDivergence, SampledDivergence, TokenDivergence
 from gempi_jax.models.prefill import prefill
+from gempi_jax.numerics.keys import named_key
 from gempi_jax.types import Array, Params
 
 CHUNK_SIZE = 1024
@@ -75,7 +76,8 @@ def hidden_states(
       dropout_key: drops with this key; ``None`` is a deterministic pass.
       prefill_chunk: tokens of each prompt that are read at a time; see :func:`gempi_jax.models.prefill`.
     """
-    keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+    names = "prompt", "completions"
+    keys = [None if dropout_key is None else named_key(dropout_key, name) for name in names]
     hidden, prefix = prefill(model, params, prompts, prompt_lengths, chunk=prefill_chunk, dropout_key=keys[0])
     last = jnp.maximum(prompt_lengths - 1, 0)
     prompt_hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]

@@ -19,6 +19,7 @@ from gempi_jax.models.config import DecoderConfig
 from gempi_jax.models.decoder import Decoder
 from gempi_jax.models.dense import Dense, matmul
 from gempi_jax.models.dropout import drop
+from gempi_jax.numerics.keys import named_key
 from gempi_jax.types import Array, Params
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -157,12 +158,12 @@ def init_adapters(params: Params, lora: LoRA, key: jax.Array) -> Params:
             f"LoRA.targets names {', '.join(sorted(missing))}, which this model does not have; leave it out"
         )
     adapters = {}
-    for number, path in enumerate(sorted(kernels)):
+    for path in sorted(kernels):
         inputs, outputs = kernels[path].shape
         bound = math.sqrt(1.0 / inputs)
         shape = (inputs, lora.rank)
         adapters[(*path[:-1], "a")] = jax.random.uniform(
-            jax.random.fold_in(key, number), shape, minval=-bound, maxval=bound
+            named_key(key, "/".join(path)), shape, minval=-bound, maxval=bound
         )
         adapters[(*path[:-1], "b")] = jnp.zeros((lora.rank, outputs))
     return flax.traverse_util.unflatten_dict(adapters)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from gempi_jax.models.cache import Prefix, init_cache, make_prefix
+from gempi_jax.numerics.keys import named_key
 from gempi_jax.types import Array, Params
 
 
@@ -50,7 +51,7 @@ def prefill(
     def read(carry, start):
         states, cache = carry
         tokens = jax.lax.dynamic_slice_in_dim(prompts, start, chunk, axis=1)
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, start)
+        key = None if dropout_key is None else named_key(dropout_key, "chunk", start)
         hidden, cache = apply("read", key, tokens, cache, start, lengths)
         return (jax.lax.dynamic_update_slice_in_dim(states, hidden, start, axis=1), cache), None
 

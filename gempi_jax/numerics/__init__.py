@@ -18,6 +18,7 @@ from gempi_jax.numerics.divergences import (
     k2,
     k3,
 )
+from gempi_jax.numerics.keys import named_key, named_seed
 from gempi_jax.numerics.masked import centre, flat_groups, standardize, variance
 from gempi_jax.numerics.returns import gae, lambda_returns, n_step_returns, unroll_returns
 from gempi_jax.numerics.selection import top_k_mask
@@ -44,6 +45,8 @@ __all__ = [
     "k3",
     "lambda_returns",
     "n_step_returns",
+    "named_key",
+    "named_seed",
     "standardize",
     "top_k_mask",
     "unroll_returns",

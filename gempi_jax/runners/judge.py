@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from gempi_jax.llm.generate import Completions, generate
+from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners.compiled import Compiled
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.phase import Resources
@@ -77,9 +78,9 @@ class Judge:
     def _complete(self, state: TrainState, prompts) -> Completions:
         """All prompts in batches of one shape; the last is filled up with repetitions that are cut off again."""
         count = len(prompts.lengths)
-        parts = []
+        parts, key = [], named_key(state.key, "heldout")
         for start in range(0, count, self._batch):
             index = np.arange(start, start + self._batch) % count
             batch = self._place((prompts.tokens[index], prompts.lengths[index]))
-            parts.append(jax.device_get(self._greedy(self._frozen, state.params["policy"], *batch, state.key)))
+            parts.append(jax.device_get(self._greedy(self._frozen, state.params["policy"], *batch, key)))
         return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:count], *parts)

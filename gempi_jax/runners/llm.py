@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from gempi_jax.llm import rewards
 from gempi_jax.llm.packing import TooLong
 from gempi_jax.models import ValueHead
+from gempi_jax.numerics.keys import named_key, named_seed
 from gempi_jax.runners import phase as stages
 from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import blame, lookup, method_from_settings
@@ -169,7 +170,7 @@ class Plan:
             if self._policy.value_head is None:
                 return {}
             hidden = jnp.zeros((1, self.start.model.config.hidden_size))
-            return {"value": self._policy.value_head.init(jax.random.fold_in(key, 1), hidden)["params"]}
+            return {"value": self._policy.value_head.init(named_key(key, "value"), hidden)["params"]}
 
         params = {"policy": self.start.params, **value_params()}
         zero = jnp.zeros((), jnp.int32)
@@ -213,7 +214,7 @@ class Plan:
         settings = self.settings.phases[name]
         resources = resources._replace(ends=self._ends[name])
         compiled = stages.build_stages(settings, method, optimizer, resources)
-        iteration = stages.Iteration(index, settings, compiled, resources, self._sources[index], rate)
+        iteration = stages.Iteration(name, settings, compiled, resources, self._sources[index], rate)
         return Phase(
             name,
             settings.num_iterations,
@@ -259,5 +260,6 @@ class Plan:
                 batch_prompts=phase.batch_prompts,
                 max_completion_length=phase.max_completion_length,
                 learns_completions=not writes,
-                seed=self.settings.seed,
+                # Two phases over the same rows take them in orders of their own.
+                seed=named_seed(self.settings.seed, f"phase/{name}"),
             )

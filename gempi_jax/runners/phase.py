@@ -18,6 +18,7 @@ from jaxtyping import PyTree
 from gempi_jax.contracts import Metric, Samples, Target
 from gempi_jax.llm.generate import generate
 from gempi_jax.methods.base import Method
+from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import lookup
 from gempi_jax.runners.compiled import Clock, Compiled
@@ -186,7 +187,7 @@ class Iteration:
     """One iteration of a phase; the only place where stages meet the host.
 
     Args:
-      index: of the phase, which keeps its random numbers apart from other phases'.
+      name: of the phase, which keeps its random numbers apart from other phases'.
       phase: settings.
       stages: compiled functions.
       resources: of the run.
@@ -196,7 +197,7 @@ class Iteration:
 
     def __init__(
         self,
-        index: int,
+        name: str,
         phase: PhaseSettings,
         stages: Stages,
         resources: Resources,
@@ -204,12 +205,12 @@ class Iteration:
         learning_rate: Callable[[int], float],
     ):
         self.phase, self.stages, self.resources = phase, stages, resources
-        self.source, self.learning_rate, self.index = source, learning_rate, index
+        self.source, self.learning_rate, self.name = source, learning_rate, name
 
     def __call__(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
         clock = Clock()
         step = int(state.step)
-        key = jax.random.fold_in(jax.random.fold_in(state.key, self.index), step)
+        key = named_key(state.key, f"phase/{self.name}", step)
         batch, row, finite = self._batch(state, step, key, clock)
         self.resources.preemption.poll()
         if finite:
@@ -228,7 +229,7 @@ class Iteration:
             return self.resources.place(batch), row, bool(np.isfinite(batch.rewards).all())
         tokens, lengths = self.resources.place((prompts.tokens, prompts.lengths))
         completions, shift = self.stages.rollout(
-            self.resources.frozen, state, tokens, lengths, jax.random.fold_in(key, 0)
+            self.resources.frozen, state, tokens, lengths, named_key(key, "rollout")
         )
         host = jax.device_get(completions)
         clock.lap("generate")
@@ -274,10 +275,10 @@ class Iteration:
         """Groups of each optimiser step, freshly shuffled every epoch, and its dropout key."""
         heaviest = np.argsort(-np.asarray(jax.device_get(weights)).sum(-1), kind="stable")[: self.phase.update_prompts]
         for epoch in range(self.phase.num_epochs):
-            epoch_key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
-            order = np.asarray(jax.random.permutation(epoch_key, len(heaviest))).reshape(self.phase.num_updates, -1)
+            order = np.asarray(jax.random.permutation(named_key(key, "order", epoch), len(heaviest)))
+            order = order.reshape(self.phase.num_updates, -1)
             for number in range(self.phase.num_updates):
-                yield heaviest[order[number]], jax.random.fold_in(epoch_key, number)
+                yield heaviest[order[number]], named_key(key, "dropout", epoch, number)
 
     def _account(self, state, step, num_tokens, clock) -> dict[str, float]:
         updates_per_iteration = self.phase.num_updates * self.phase.num_epochs

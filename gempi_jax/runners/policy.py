@@ -15,6 +15,7 @@ from gempi_jax.llm.hf.peft import load_adapters, save_adapters
 from gempi_jax.llm.hf.pretrained import Pretrained, load_pretrained, save_pretrained
 from gempi_jax.llm.tokenizers import Alphabet, load_tokenizer, train_tokenizer
 from gempi_jax.models import Adapted, Decoder, DecoderConfig, LoRA, init_adapters, merge_adapters
+from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners.build import blame, lookup
 from gempi_jax.runners.settings import LoRASettings, ModelSettings, RunSettings
 from gempi_jax.runners.tasks import Task
@@ -86,7 +87,7 @@ def load_start(settings: RunSettings, task: Task, mesh: Mesh) -> Start:
         how, adapters = load_adapters(lora.path, pretrained)
         how = dataclasses.replace(how, dropout=lora.dropout)
     else:
-        key = jax.random.fold_in(jax.random.key(settings.seed), 2)
+        key = named_key(jax.random.key(settings.seed), "adapters")
         with blame("config.model.lora"):
             how, adapters = fresh, init_adapters(pretrained.params, fresh, key)
     return Start(pretrained, Adapted(pretrained.model, how), adapters, pretrained.params)
@@ -170,10 +171,9 @@ def _new(model: ModelSettings, seed: int, task: Task, mesh: Mesh) -> Pretrained:
             tie_embeddings=True,
         )
     )
-    params = sharding.init_sharded(decoder.init, jax.random.key(seed), jnp.zeros((1, 1), jnp.int32), mesh=mesh)[
-        "params"
-    ]
-    return Pretrained(decoder, params, tokenizer)
+    key = named_key(jax.random.key(seed), "policy")
+    variables = sharding.init_sharded(decoder.init, key, jnp.zeros((1, 1), jnp.int32), mesh=mesh)
+    return Pretrained(decoder, variables["params"], tokenizer)
 
 
 def checksum(params: Params) -> int:

@@ -11,6 +11,7 @@ from gempi_jax.contracts import Evaluation, Metric, Samples
 from gempi_jax.llm.scoring import hidden_states, score, token_terms
 from gempi_jax.methods.base import Method
 from gempi_jax.models import Adapted
+from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners.baselines import Baseline
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import World
@@ -209,7 +210,7 @@ def make_world(
 
     def evaluate(params, snapshots, scored, key, num_terms):
         batch = scored.batch
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch.index) if dropout else None
+        keys = jax.vmap(lambda i: named_key(key, "group", i))(batch.index) if dropout else None
         hidden = states(params["policy"], batch, keys)
         divergence = {}
         if method.trust_region is None:

@@ -17,7 +17,7 @@ class TrainState(NamedTuple):
       duals: of the method.
       dual_opt_state: of the duals' optimiser.
       snapshots: frozen policies by name, each a copy of ``params["policy"]``.
-      key: root key of the run; everything random is ``fold_in(key, step)`` of it.
+      key: root key of the run; everything random is a ``named_key`` of it.
       skipped: updates skipped in all because loss, gradient or reward was not finite.
       skipped_in_a_row: the latest uninterrupted stretch of them.
     """

@@ -31,6 +31,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 """Compiles in half the time programs that run once."""
 OPTIONS = {"max_new_tokens": LENGTH, "temperature": 0.7, "top_p": 0.9, "eos_id": EOS}
 LENGTHS = np.array([7, 3, 1, 5, 7, 2, 4, 6])
+KEY = jax.random.key(10)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def sample(model):
 
 @pytest.fixture(scope="module")
 def completions(sample, params, prompts):
-    return sample(params, prompts, LENGTHS, jax.random.key(5))
+    return sample(params, prompts, LENGTHS, KEY)
 
 
 class Chain:
@@ -134,7 +135,7 @@ def test_a_sharded_batch_gets_the_same_tokens(sample, params, prompts, completio
     rows = NamedSharding(mesh, PartitionSpec("data"))
     replicated = NamedSharding(mesh, PartitionSpec())
     args = jax.device_put((prompts, jnp.asarray(LENGTHS)), rows)
-    got = sample(jax.device_put(params, replicated), *args, jax.device_put(jax.random.key(5), replicated))
+    got = sample(jax.device_put(params, replicated), *args, jax.device_put(KEY, replicated))
     np.testing.assert_array_equal(got.tokens, completions.tokens)
     np.testing.assert_array_equal(got.lengths, completions.lengths)
     np.testing.assert_allclose(got.sampler_log_probs, completions.sampler_log_probs, atol=1e-5)
@@ -142,7 +143,7 @@ def test_a_sharded_batch_gets_the_same_tokens(sample, params, prompts, completio
 
 def test_tokens_follow_their_group_id_not_their_row(sample, params, prompts, completions):
     order = np.array([3, 0, 7, 1, 6, 2, 5, 4])
-    got = sample(params, prompts[order], LENGTHS[order], jax.random.key(5), group_ids=jnp.asarray(order))
+    got = sample(params, prompts[order], LENGTHS[order], KEY, group_ids=jnp.asarray(order))
     np.testing.assert_array_equal(got.tokens, completions.tokens[order])
 
 
@@ -154,7 +155,7 @@ def test_more_samples_and_no_padding_leave_the_others_alone(model, params, promp
         params,
         prompts[group : group + 1, :width],
         LENGTHS[group, None],
-        jax.random.key(5),
+        KEY,
         group_ids=jnp.array([group]),
     )
     np.testing.assert_array_equal(got.tokens[0, :SAMPLES], completions.tokens[group])
@@ -167,7 +168,7 @@ def test_chunks_of_prompts_and_smaller_batches_leave_the_samples_alone(model, pa
     alive = [(np.asarray(completions.lengths) > step).sum() for step in range(1, LENGTH)]
     assert 0 < alive[-1] <= 8 < alive[-2] <= 12 < alive[0]
     options = OPTIONS | {"num_samples": SAMPLES, "prefill_chunk": 3, "shrink": (2, 3)}
-    got = quick_jit(functools.partial(generate, model, **options))(params, prompts, LENGTHS, jax.random.key(5))
+    got = quick_jit(functools.partial(generate, model, **options))(params, prompts, LENGTHS, KEY)
     np.testing.assert_array_equal(got.tokens, completions.tokens)
     np.testing.assert_array_equal(got.lengths, completions.lengths)
     chex.assert_trees_all_close(got[2:], completions[2:], atol=1e-5)
@@ -179,7 +180,7 @@ def test_another_key_draws_other_tokens(sample, params, prompts, completions):
 
 def test_what_stands_beyond_a_prompt_changes_nothing(sample, params, prompts, completions):
     beyond = np.arange(WIDTH) >= LENGTHS[:, None]
-    got = sample(params, jnp.where(beyond, 11, prompts), LENGTHS, jax.random.key(5))
+    got = sample(params, jnp.where(beyond, 11, prompts), LENGTHS, KEY)
     chex.assert_trees_all_equal(got, completions)
 
 
