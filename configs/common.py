@@ -139,6 +139,7 @@ def base() -> ConfigDict:
                 "long_prompts": "drop",
                 "long_completions": "error",
                 "prompt_template": "{prompt}",
+                "chat_template": "",
             },
             # name -> weight; a name, "package.module:function", "file.py:function", or a classifier that transformers'
             # Flax classes open: "classifier:DIR?label=NAME&score=logit&text=both" (score: logit, log_prob, prob; text:

@@ -1,16 +1,28 @@
 """Conversations as text and as tokens, through the tokenizer's chat template."""
 
 import itertools
-import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.columns import DataError
+from gempi_jax.llm.messages import Messages
+from gempi_jax.llm.templates import Options, Template, roles_of
 
-Messages = Sequence[dict[str, Any]]
+_OTHER = "\u241f"
+"""A content that no message begins with."""
+
+
+class Rendered(NamedTuple):
+    """A whole conversation as text.
+
+    Attributes:
+      text: what the template writes.
+      assistant: (first, end) of the characters that the assistant wrote, turn by turn, the end of its turn included.
+    """
+
+    text: str
+    assistant: list[tuple[int, int]]
 
 
 class Conversation(NamedTuple):
@@ -39,128 +51,144 @@ class Turns(NamedTuple):
     learnt: list[bool]
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
+def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages, options: Options = None) -> str:
     """The text of a role list up to where the assistant begins; or goes on, where the last message is its own.
 
     Raises:
-      DataError: the tokenizer has no chat template, or the template refuses these messages.
+      DataError: the tokenizer has no chat template, the template refuses these messages, or it writes nothing of one.
     """
-    goes_on = messages[-1]["role"] == "assistant"
-    return _render(tokenizer, messages, add_generation_prompt=not goes_on, continue_final_message=goes_on)
+    template = Template(tokenizer, options)
+    return template.prompt(template.read(messages))
 
 
-def render_completion(tokenizer: PreTrainedTokenizerBase, prompt: Messages, completion: Messages) -> str:
+def render_completion(
+    tokenizer: PreTrainedTokenizerBase, prompt: Messages, completion: Messages, options: Options = None
+) -> str:
     """What a template writes for ``completion`` behind ``prompt``, the end of the turn included.
 
     Raises:
-      DataError: also where the template changes the prompt once a completion follows.
+      DataError: as :func:`render_prompt`; also where the template changes the prompt once a completion follows.
     """
-    before = render_prompt(tokenizer, prompt)
-    whole = _join(tokenizer, prompt, completion)
+    template = Template(tokenizer, options)
+    messages = template.read([*prompt, *completion])
+    prompt, completion = messages[: len(prompt)], messages[len(prompt) :]
+    before, whole = template.prompt(prompt), template.write(_join(prompt, completion))
     if not whole.startswith(before):
         raise DataError(_changes(len(prompt) - 1, before, whole))
     return whole[len(before) :]
 
 
-def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Conversation:
-    """Tokens of a conversation, and which of them the assistant wrote.
+def render_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages, options: Options = None) -> Rendered:
+    """A conversation's text, and where in it the assistant's turns are.
 
-    A template that marks them (``{% generation %}``) is believed.  Otherwise the conversation is encoded once, as a
-    whole, and where the assistant's turns lie is found by rendering the messages up to each of them.
+    A template that marks them (``{% generation %}``) is believed.  Otherwise they are found by rendering the messages
+    up to each of them.
 
     Raises:
-      DataError: there is no chat template, or no turn of an assistant, or the template changes earlier turns when later
-        ones follow, so that their place is not defined.
+      DataError: as :func:`render_prompt`; or there is no turn of an assistant; or the template changes earlier turns
+        when later ones follow, so that their place is not defined.
     """
-    if re.search(r"\{%-?\s*generation\b", tokenizer.chat_template or ""):
-        return _encode_marked(tokenizer, messages)
-    text = _render(tokenizer, messages)
-    spans = [_span(tokenizer, messages, i, text) for i, m in enumerate(messages) if m["role"] == "assistant"]
+    template = Template(tokenizer, options)
+    messages = template.read(messages)
+    text = template.write(messages)
+    if template.marks:
+        return Rendered(text, template.marked(messages))
+    spans = [_span(template, messages, i, text) for i, m in enumerate(messages) if m["role"] == "assistant"]
     if not spans:
         raise DataError(
-            f"no message is the assistant's, so there is nothing to learn; the roles are {_roles(messages)}."
+            f"no message is the assistant's, so there is nothing to learn; the roles are {roles_of(messages)}."
         )
+    return Rendered(text, spans)
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token with which the chat template ends a turn of the assistant; ``None`` where it has none of its own.
+
+    That is the first special (or added) token behind what the assistant says.
+    """
+    said = "Yes, indeed."
+    messages = [{"role": "user", "content": "Really?"}, {"role": "assistant", "content": said}]
+    try:
+        _, found, behind = Template(tokenizer, None).write(messages).rpartition(said)
+    except DataError:
+        return None
+    own = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
+    tokens = tokenizer(behind, add_special_tokens=False)["input_ids"] if found else []
+    return next((token for token in tokens if token in own), None)
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, options: Options = None
+) -> Conversation:
+    """Tokens of a conversation, encoded once, as a whole, and which of them the assistant wrote.
+
+    Raises:
+      DataError: as :func:`render_conversation`.
+    """
+    text, spans = render_conversation(tokenizer, messages, options)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     # By the first character: a token that begins in the assistant's turn is one that it had to write.
     assistant = [any(begin <= first < end for begin, end in spans) for first, _ in encoded["offset_mapping"]]
     return Conversation(list(encoded["input_ids"]), assistant)
 
 
-def encode_turns(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, num_given: int = 0) -> Turns:
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, *, num_given: int = 0, options: Options = None
+) -> Turns:
     """A conversation as a prompt with all later turns of the assistant to be learnt.
 
     Args:
       tokenizer: with a chat template.
       messages: the whole conversation.
       num_given: turns of the assistant that belong to the prompt, from the first.
+      options: for the template.
 
     Raises:
       DataError: as :func:`encode_conversation`; or no turn is left to learn.
     """
-    tokens, assistant = encode_conversation(tokenizer, messages)
+    tokens, assistant = encode_conversation(tokenizer, messages, options)
     begins = [i for i, mine in enumerate(assistant) if mine and not (i and assistant[i - 1])]
     if len(begins) <= num_given:
         raise DataError(
             f"{len(begins)} turns of the assistant have tokens and {num_given} belong to the prompt, so there is "
-            f"nothing to learn; the roles are {_roles(messages)}."
+            f"nothing to learn; the roles are {roles_of(messages)}."
         )
     first, end = begins[num_given], len(assistant) - assistant[::-1].index(True)
     return Turns(tokens[:first], tokens[first:end], assistant[first:end])
 
 
-def _encode_marked(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Conversation:
-    encoded = _render(tokenizer, messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
-    assistant = [bool(mark) for mark in encoded["assistant_masks"]]
-    if not any(assistant):
-        raise DataError(
-            f"the chat template marks no token as the assistant's; the roles are {_roles(messages)}. Check its "
-            "{% generation %} block."
-        )
-    return Conversation(list(encoded["input_ids"]), assistant)
-
-
-def _span(tokenizer: PreTrainedTokenizerBase, messages: Messages, index: int, text: str) -> tuple[int, int]:
+def _span(template: Template, messages: Messages, index: int, text: str) -> tuple[int, int]:
     """Characters of ``text`` that the assistant's message ``index`` fills, with its end token, without space behind."""
-    until = _render(tokenizer, messages[: index + 1])
-    # Nothing can be rendered before a first message, so its own text tells where it begins.
-    first = until[: max(0, until.find(str(messages[0]["content"])))]
-    before = _render(tokenizer, messages[:index], add_generation_prompt=True) if index else first
+    until = template.write(messages[: index + 1])
+    if index:
+        before = template.write(messages[:index], add_generation_prompt=True)
+    else:
+        # Nothing can be rendered before a first message; it begins where another one would differ.
+        before = _shared(until, template.write([{**messages[0], "content": _OTHER}]))
     for part in (before, until):
         if not text.startswith(part):
             raise DataError(_changes(index, part, text))
     return len(before), len(until.rstrip())
 
 
-def _join(tokenizer: PreTrainedTokenizerBase, prompt: Messages, completion: Messages) -> str:
+def _join(prompt: Messages, completion: Messages) -> Messages:
     """Both as one conversation; a completion that goes on with the assistant's own message belongs to that message."""
     if prompt[-1]["role"] == "assistant" and completion and completion[0]["role"] == "assistant":
-        merged = {**prompt[-1], "content": prompt[-1]["content"] + completion[0]["content"]}
-        return _render(tokenizer, [*prompt[:-1], merged, *completion[1:]])
-    return _render(tokenizer, [*prompt, *completion])
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, tokenize: bool = False, **options: bool) -> Any:
-    if tokenizer.chat_template is None:
-        raise DataError(
-            "the dataset has role lists, but the tokenizer has no chat template; set tokenizer.chat_template (the "
-            "checkpoint's chat_template.jinja), or give prompts as strings."
-        )
-    try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=tokenize, **options)
-    except (jinja2.TemplateError, ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f"the chat template refuses a conversation with the roles {_roles(messages)}: {error}"
-        ) from error
-
-
-def _roles(messages: Messages) -> str:
-    return ", ".join(str(message["role"]) for message in messages)
+        merged = {**prompt[-1], "content": (prompt[-1]["content"] or "") + (completion[0]["content"] or "")}
+        return [*prompt[:-1], merged, *completion[1:]]
+    return [*prompt, *completion]
 
 
 def _changes(index: int, part: str, whole: str) -> str:
-    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(part, whole, strict=False)))
+    same = len(_shared(part, whole))
     return (
         f"the chat template writes the conversation up to message {index} differently once more follows: "
         f"{part[same : same + 40]!r} becomes {whole[same : same + 40]!r}. Split it into prompt and completion at the "
         "last turn, or give the tokenizer a template that only appends."
     )
+
+
+def _shared(one: str, other: str) -> str:
+    """The beginning that two texts have in common."""
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return one[: sum(1 for _ in same)]

@@ -9,8 +9,9 @@
 ``messages``; ``text``              whole conversations; whole texts
 ==================================  ==========================================================
 
-Texts are strings, or role lists ``[{"role": "user", "content": "..."}, ...]``.  Other columns are kept: they reach the
-reward functions by name.
+Texts are strings, or role lists ``[{"role": "user", "content": "..."}, ...]``.  Where a row has ``messages``, these are
+what is read, whatever ``prompt`` stands beside them.  ``tools`` and ``chat_template_kwargs`` are for the chat template.
+Other columns are kept: they reach the reward functions by name.
 """
 
 import difflib
@@ -71,13 +72,13 @@ def check_row(row: Row, required: Iterable[str], where: str) -> None:
     for name in _TEXTS & row.keys():
         if not _is_text(row[name]):
             raise DataError(
-                f"{where}: {name!r} is {_start(row[name])}; it has to be a string, or a list of messages such as "
+                f"{where}: {name!r} is {start_of(row[name])}; it has to be a string, or a list of messages such as "
                 '{"role": "user", "content": "..."}.'
             )
     if "messages" in row and (isinstance(row["messages"], str) or not _is_text(row["messages"])):
-        raise DataError(f"{where}: 'messages' is {_start(row['messages'])}; it has to be a list of messages.")
+        raise DataError(f"{where}: 'messages' is {start_of(row['messages'])}; it has to be a list of messages.")
     if "reward" in row and not _is_finite(row["reward"]):
-        raise DataError(f"{where}: 'reward' is {_start(row['reward'])}; it has to be a finite number.")
+        raise DataError(f"{where}: 'reward' is {start_of(row['reward'])}; it has to be a finite number.")
 
 
 def missing_column(name: str, available: Collection[str]) -> str:
@@ -106,6 +107,8 @@ def is_conversational(value: Any) -> bool:
 
 
 _TEXTS = frozenset({"prompt", "completion", "chosen", "rejected"})
+ROLE_LISTS = _TEXTS | {"messages"}
+"""Columns that may hold role lists."""
 
 
 def _is_text(value: Any) -> bool:
@@ -120,6 +123,7 @@ def _nearest(name: str, available: Collection[str]) -> str:
     return next(iter(difflib.get_close_matches(name, list(available), n=1, cutoff=0.0)), "...")
 
 
-def _start(value: Any) -> str:
+def start_of(value: Any) -> str:
+    """How a value begins, for errors."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from gempi_jax.llm.columns import ColumnNames, DataError, Row, check_row, rename_columns
+from gempi_jax.llm.messages import plain_row
 from gempi_jax.llm.tables import ParquetRows, SavedRows
 
 
@@ -48,7 +49,7 @@ def prepare_row(row: Any, where: str, columns: ColumnNames | None, required: Seq
         raise DataError(f"{where}: a row has to be an object with named columns, not {str(row)[:60]!r}.")
     row = rename_columns(row, columns or {}, where)
     check_row(row, required, where)
-    return row
+    return plain_row(row, where)
 
 
 def parse_line(line: bytes, where: str) -> Any:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from gempi_jax.llm import rewards
 from gempi_jax.llm.packing import TooLong
+from gempi_jax.llm.templates import choose_template
 from gempi_jax.models import ValueHead
 from gempi_jax.numerics.keys import named_key, named_seed
 from gempi_jax.runners import phase as stages
@@ -135,6 +136,9 @@ class Plan:
         uses_value = any(phase.baseline == "value" for phase in settings.phases.values())
         self._policy = Policy(start.model, ValueHead() if uses_value else None)
         data = settings.data
+        if data.chat_template:
+            with blame("config.data.chat_template"):
+                choose_template(self._tokenizer, data.chat_template)
         self._source = functools.partial(
             Source,
             tokenizer=self._tokenizer,

@@ -100,6 +100,8 @@ class DataSettings:
       long_prompts: what happens to longer ones: drop, truncate (keeps the end; both are counted), error.
       long_completions: the same for completions that are learnt.
       prompt_template: text around a prompt, with ``{prompt}`` in it.
+      chat_template: of role lists: the name of one of the tokenizer's templates, or the path of a Jinja file; empty
+        takes the tokenizer's own, of several its default.
     """
 
     task: str = "arithmetic"
@@ -115,6 +117,7 @@ class DataSettings:
     long_prompts: str = "drop"
     long_completions: str = "error"
     prompt_template: str = "{prompt}"
+    chat_template: str = ""
 
     def __post_init__(self):
         _require(

@@ -1,5 +1,7 @@
 """What a run learns from and is judged by: rows with TRL's columns, and reward functions."""
 
+import functools
+import logging
 import re
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from gempi_jax.llm.streaming import ChosenRows, StreamedRows
 from gempi_jax.runners.build import lookup
 from gempi_jax.runners.settings import DataSettings, RunSettings
 
+_logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
@@ -83,15 +86,24 @@ def _as_it_is(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def _asked(row: Row, where: str) -> Row:
-    """A row with a prompt: of a whole conversation, all before the assistant's last turn."""
-    if "prompt" in row or "messages" not in row:
+    """A row with a prompt: of a whole conversation, all before the assistant's last turn, whatever stands beside it."""
+    if "messages" not in row:
         check_row(row, ("prompt",), where)
         return row
+    if "prompt" in row:
+        _say_messages_win()
     try:
-        row = conversions.to_prompt_completion(row)
+        return conversions.to_prompt_completion(row)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
-    return {**row, "completion": row["completion"][0]["content"]}
+
+
+@functools.cache
+def _say_messages_win() -> None:
+    _logger.warning(
+        "Rows have 'prompt' beside 'messages': the conversations are read. For the prompts instead, give 'messages' "
+        "another name in config.data.columns, {'messages': 'conversation'} say."
+    )
 
 
 TASKS: dict[str, Callable[[DataSettings, int], Task]] = {"arithmetic": arithmetic, "stories": stories, "jsonl": jsonl}
