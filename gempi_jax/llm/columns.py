@@ -15,10 +15,11 @@ Other columns are kept: they reach the reward functions by name.
 """
 
 import difflib
-import math
 import numbers
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 Row = dict[str, Any]
 ColumnNames = Mapping[str, str | Sequence[str]]
@@ -30,7 +31,7 @@ class DataError(ValueError):
 
 
 def rename_columns(row: Row, columns: ColumnNames, where: str) -> Row:
-    """The row under new names; columns that are not named stay as they are.
+    """The row under new names; columns that are not named stay as they are, and a row may lack one that is.
 
     Args:
       row: by its own names.
@@ -38,13 +39,12 @@ def rename_columns(row: Row, columns: ColumnNames, where: str) -> Row:
       where: place of the row, for the error.
 
     Raises:
-      DataError: the row lacks a column that is to be renamed, or has another of the new name.
+      DataError: the row has another column of the new name.
     """
-    for source in columns:
-        if source not in row:
-            raise DataError(f"{where}: {missing_column(source, row)} Correct the name in the column mapping.")
     renamed = {name: value for name, value in row.items() if name not in columns}
     for source, targets in columns.items():
+        if source not in row:
+            continue
         for target in [targets] if isinstance(targets, str) else targets:
             if target in renamed:
                 raise DataError(
@@ -53,6 +53,28 @@ def rename_columns(row: Row, columns: ColumnNames, where: str) -> Row:
                 )
             renamed[target] = row[source]
     return renamed
+
+
+def check_mapping(columns: ColumnNames, rows: Iterable[tuple[str, Any]]) -> None:
+    """Is every column that is to be renamed in some row?  Reads no more rows than it has to.
+
+    Args:
+      columns: see ``ColumnNames``.
+      rows: (place, row), by their own names.
+
+    Raises:
+      DataError: a column is in none; shows what the first row has.
+    """
+    unseen, first = dict.fromkeys(columns), None
+    for where, row in rows:
+        if not unseen:
+            return
+        if isinstance(row, dict):
+            first = first or (where, row)
+            unseen = {source: None for source in unseen if source not in row}
+    if unseen and first:
+        where, row = first
+        raise DataError(f"{where}: {missing_column(next(iter(unseen)), row)} Correct the name in the column mapping.")
 
 
 def check_row(row: Row, required: Iterable[str], where: str) -> None:
@@ -78,7 +100,7 @@ def check_row(row: Row, required: Iterable[str], where: str) -> None:
     if "messages" in row and (isinstance(row["messages"], str) or not _is_text(row["messages"])):
         raise DataError(f"{where}: 'messages' is {start_of(row['messages'])}; it has to be a list of messages.")
     if "reward" in row and not _is_finite(row["reward"]):
-        raise DataError(f"{where}: 'reward' is {start_of(row['reward'])}; it has to be a finite number.")
+        raise DataError(f"{where}: 'reward' is {start_of(row['reward'])}; it has to be a finite number (a float32).")
 
 
 def missing_column(name: str, available: Collection[str]) -> str:
@@ -106,6 +128,7 @@ def is_conversational(value: Any) -> bool:
     )
 
 
+_LARGEST = float(np.finfo(np.float32).max)
 _TEXTS = frozenset({"prompt", "completion", "chosen", "rejected"})
 ROLE_LISTS = _TEXTS | {"messages"}
 """Columns that may hold role lists."""
@@ -116,7 +139,8 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared before it is converted: whole numbers have no largest.  NaN compares false.
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _nearest(name: str, available: Collection[str]) -> str:

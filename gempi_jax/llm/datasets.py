@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from gempi_jax.llm.columns import ColumnNames, DataError, Row, check_row, rename_columns
+from gempi_jax.llm.columns import ColumnNames, DataError, Row, check_mapping, check_row, rename_columns
 from gempi_jax.llm.messages import plain_row
+from gempi_jax.llm.rows import PlacedRow, check_characters
 from gempi_jax.llm.tables import ParquetRows, SavedRows
 
 
@@ -20,7 +21,7 @@ def load_rows(
     columns: ColumnNames | None = None,
     required: Sequence[str] = ("prompt",),
 ) -> list[Row]:
-    """All rows of a dataset, renamed and checked.
+    """All rows of a dataset, renamed and checked; each knows its place, see ``PlacedRow``.
 
     Args:
       source: a ``.jsonl``, ``.json`` or ``.parquet`` file, a folder of such files or one that ``datasets`` saved, or
@@ -31,25 +32,28 @@ def load_rows(
     Raises:
       FileNotFoundError: nothing is at the path.
       ImportError: a library for the format is missing; names the line that installs it.
-      DataError: a malformed row (with file and line), a missing column, a value of a wrong type, no rows at all.
+      DataError: a malformed row (with file and line), a missing column, a value of a wrong type, half a character, no
+        rows at all.
     """
     if isinstance(source, (str, pathlib.Path)):
         name, rows = str(source), _read(pathlib.Path(source).expanduser())
     else:
-        name, rows = "the dataset", ((f"row {index}", row) for index, row in enumerate(source))
-    loaded = [prepare_row(row, where, columns, required) for where, row in rows]
-    if not loaded:
+        name, rows = "the dataset", ((f"row {index} (from 0)", row) for index, row in enumerate(source))
+    read = list(rows)
+    if not read:
         raise DataError(f"{name} is empty; there has to be at least one row.")
-    return loaded
+    check_mapping(columns or {}, read)
+    return [prepare_row(row, where, columns, required) for where, row in read]
 
 
-def prepare_row(row: Any, where: str, columns: ColumnNames | None, required: Sequence[str]) -> Row:
+def prepare_row(row: Any, where: str, columns: ColumnNames | None, required: Sequence[str]) -> PlacedRow:
     """One row, renamed and checked; see ``load_rows``."""
     if not isinstance(row, dict):
         raise DataError(f"{where}: a row has to be an object with named columns, not {str(row)[:60]!r}.")
+    check_characters(row, where)
     row = rename_columns(row, columns or {}, where)
     check_row(row, required, where)
-    return plain_row(row, where)
+    return PlacedRow(plain_row(row, where), where)
 
 
 def parse_line(line: bytes, where: str) -> Any:
@@ -100,6 +104,8 @@ def _permutation(num_rows: int, epoch: int, seed: int) -> Int[np.ndarray, " N"]:
 def find_files(path: pathlib.Path) -> list[pathlib.Path]:
     """The files of a dataset in order: itself, those of a folder, or a folder that ``datasets`` saved.
 
+    Of a folder's, hidden ones are passed over: systems put files of their own beside the user's.
+
     Raises:
       FileNotFoundError: nothing is there.
       DataError: an ending that is not known, or a folder of several splits.
@@ -115,7 +121,9 @@ def find_files(path: pathlib.Path) -> list[pathlib.Path]:
         raise DataError(f"{path} holds several splits; give the folder of one: {', '.join(splits)}.")
     if (path / "state.json").is_file():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in _READERS)
+    files = sorted(
+        file for file in path.iterdir() if file.suffix in _READERS and file.is_file() and not file.name.startswith(".")
+    )
     if not files:
         raise FileNotFoundError(f"{path} holds no dataset; expected files that end in {', '.join(_READERS)}.")
     return files
@@ -141,7 +149,7 @@ def _read_json(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
     if not content.lstrip().startswith(b"["):
         yield from _read_jsonl(path)
         return
-    yield from ((f"{path}, row {index}", row) for index, row in enumerate(parse_line(content, str(path))))
+    yield from ((f"{path}, row {index} (from 0)", row) for index, row in enumerate(parse_line(content, str(path))))
 
 
 def _read_table(table: ParquetRows | SavedRows) -> Iterator[tuple[str, Any]]:

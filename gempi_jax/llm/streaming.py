@@ -7,7 +7,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from gempi_jax.llm.columns import ColumnNames, DataError, Row
+from gempi_jax.llm.columns import ColumnNames, DataError, Row, check_mapping
 from gempi_jax.llm.datasets import find_files, parse_line, prepare_row
 from gempi_jax.llm.tables import ParquetRows, SavedRows
 
@@ -68,7 +68,8 @@ class StreamedRows(Sequence[Row]):
         self._ends = np.cumsum([len(file) for file in self._files])
         if not len(self):
             raise DataError(f"{path} is empty; there has to be at least one row.")
-        self[0]  # a wrong mapping or a missing column shows in the first row already
+        check_mapping(columns or {}, map(self._read, range(len(self))))
+        self[0]  # a missing column shows in the first row already
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -82,11 +83,14 @@ class StreamedRows(Sequence[Row]):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+        where, row = self._read(range(len(self))[index])
+        return prepare_row(row, where, self._columns, self._required)
+
+    def _read(self, index: int) -> tuple[str, Any]:
+        """(place, row) of one row, by its own names."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         file = self._files[number]
-        where, row = file.read(index - int(self._ends[number]) + len(file))
-        return prepare_row(row, where, self._columns, self._required)
+        return file.read(index - int(self._ends[number]) + len(file))
 
 
 class ChosenRows(Sequence[Row]):

@@ -44,12 +44,12 @@ class ParquetRows:
         """(place, row) of one row.
 
         Raises:
-          DataError: the row group is corrupt.
+          DataError: the row group is corrupt, or a value has no counterpart in Python.
         """
         group = int(np.searchsorted(self._ends, index, side="right"))
         table = self._group(group)
         place = index - int(self._ends[group]) + table.num_rows
-        return f"{self.path}, row {index}", table.slice(place, 1).to_pylist()[0]
+        return _row(table.slice(place, 1), f"{self.path}, row {index} (from 0)")
 
     def _read_group(self, group: int):
         try:
@@ -82,8 +82,29 @@ class SavedRows:
         return self._table.num_rows
 
     def read(self, index: int) -> tuple[str, Any]:
-        """(place, row) of one row."""
-        return f"{self.path}, row {index}", self._table.slice(index, 1).to_pylist()[0]
+        """(place, row) of one row.
+
+        Raises:
+          DataError: a value has no counterpart in Python.
+        """
+        return _row(self._table.slice(index, 1), f"{self.path}, row {index} (from 0)")
+
+
+def _row(table: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """(place, row) of a table with one; dates and times become Python's own."""
+    row = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name in row:
+            raise DataError(f"{where}: two columns are called {name!r}; give each a name of its own.")
+        try:
+            row[name] = column[0].as_py()
+        except (ValueError, OverflowError) as error:
+            kind = table.schema.field(name).type
+            raise DataError(
+                f"{where}: the value of column {name!r}, of type {kind}, cannot be read ({str(error).split('. ')[0]}); "
+                "save it as a string, or as a date or a time in microseconds between the years 1 and 9999."
+            ) from error
+    return where, row
 
 
 def _data_files(folder: pathlib.Path) -> list[str]:

@@ -1,6 +1,8 @@
 """Rows from every source, errors that name the place, and an order that depends on the step alone."""
 
+import datetime
 import json
+import pickle
 import sys
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from gempi_jax.llm.columns import DataError
 from gempi_jax.llm.datasets import batch_indices, load_rows
+from gempi_jax.llm.rows import place_of, replaced
 from gempi_jax.llm.streaming import StreamedRows
 
 
@@ -45,6 +48,19 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path):
         ('{"prompt": "b", "messages": "hi"}', r"data\.jsonl:3: 'messages' is 'hi'; it has to be a list of messages"),
         ('{"prompt": "b", "reward": NaN}', r"data\.jsonl:3: 'reward' is nan; it has to be a finite number"),
         ('{"prompt": "b", "reward": "1"}', r"data\.jsonl:3: 'reward' is '1'"),
+        (
+            '{"prompt": "b", "reward": 1' + 400 * "0" + "}",
+            r"data\.jsonl:3: 'reward' is 10+\.\.\.; it has to be a finite",
+        ),
+        ('{"prompt": "b", "reward": 1e39}', r"data\.jsonl:3: 'reward' is 1e\+39; .* \(a float32\)"),
+        (r'{"prompt": "the fox \ud83d"}', r"data\.jsonl:3: 'prompt' holds '\\ud83d' at position 8, half of a"),
+        (r'{"prompt": "b", "answer": ["\udc4d!"]}', r"data\.jsonl:3: 'answer' holds '\\udc4d' at position 0"),
+        (
+            r'{"prompt": [{"role": "user", "content": "\ud83d\ud83d"}]}',
+            r"data\.jsonl:3: 'prompt' holds '\\ud83d' at position 0",
+        ),
+        (r'{"prompt": "b", "\ud83d": 1}', r"data\.jsonl:3: '\\ud83d' holds '\\ud83d' at position 0"),
+        ('{"prompt": "b", "x": ' + 200 * "[" + 200 * "]" + "}", r"data\.jsonl:3: 'x' is nested more than 100 levels"),
         ('{"prompts": "b"}', r"data\.jsonl:3: there is no column 'prompt'; there are 'prompts', nearest 'prompts'\."),
         ("{}", r"data\.jsonl:3: there is no column 'prompt'; the row has none at all"),
     ],
@@ -56,7 +72,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, message):
 
 
 def test_a_bad_row_in_memory_is_named_by_its_index():
-    with pytest.raises(DataError, match=r"row 1: 'prompt' is 3"):
+    with pytest.raises(DataError, match=r"row 1 \(from 0\): 'prompt' is 3"):
         load_rows([{"prompt": "a"}, {"prompt": 3}])
 
 
@@ -77,6 +93,45 @@ def test_a_wrong_mapping_is_named(tmp_path):
         load_rows(path, columns={"question": "answer"}, required=())
     with pytest.raises(DataError, match=r"no column 'completion'.*column mapping: \{'its name': 'completion'\}"):
         load_rows(path, columns={"question": "prompt"}, required=("prompt", "completion"))
+
+
+def test_rows_may_lack_columns_that_others_have(tmp_path):
+    rows = [{"q": "a"}, {"q": "b", "gold": 1}]
+    path = write(tmp_path, "\n".join(map(json.dumps, rows)))
+    columns = {"q": "prompt", "gold": "answer"}
+    expected = [{"prompt": "a"}, {"prompt": "b", "answer": 1}]
+    assert load_rows(path, columns=columns) == list(StreamedRows(path, columns=columns)) == expected
+    for opened in (load_rows, StreamedRows):
+        with pytest.raises(DataError, match=r"data\.jsonl:1: there is no column 'golt'; there are 'q', nearest 'q'"):
+            opened(path, columns={"q": "prompt", "golt": "answer"})
+
+
+def test_a_row_knows_its_place(tmp_path):
+    path = write(tmp_path, '\n{"prompt": "a"}\n\n{"prompt": "b", "answer": 1}\n')
+    for rows in (load_rows(path), StreamedRows(path)):
+        assert [place_of(row, "?") for row in rows] == [f"{path}:2", f"{path}:4"]
+    row = load_rows(path)[1]
+    assert place_of(replaced(row, {**row, "prompt": "c"}), "?") == place_of(pickle.loads(pickle.dumps(row)), "?")
+    assert place_of({**row}, "?") == place_of(replaced({}, {**row}), "?") == "?"
+    assert place_of(load_rows(write(tmp_path, '[{"prompt": "a"}]', "a.json"))[0], "?").endswith(
+        "a.json, row 0 (from 0)"
+    )
+
+
+def test_characters_beside_the_basic_plane_are_whole():
+    rows = [{"prompt": "a 👍 b", "answer": "\U0001f600"}, json.loads(r'{"prompt": "\ud83d\udc4d"}')]
+    assert load_rows(rows) == rows
+
+
+def test_files_that_a_system_put_into_a_folder_are_passed_over(tmp_path):
+    write(tmp_path, b"\x00\x05\x16\x07\x00Mac OS X\xff", "._data.jsonl")
+    write(tmp_path, "nonsense", ".cache.parquet")
+    (tmp_path / "shards.jsonl").mkdir()
+    write(tmp_path, '{"prompt": "a"}')
+    assert load_rows(tmp_path) == list(StreamedRows(tmp_path)) == [{"prompt": "a"}]
+    (tmp_path / "data.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no dataset"):
+        load_rows(tmp_path)
 
 
 def test_conversations_without_prompt_are_told_how_to_get_one():
@@ -124,6 +179,24 @@ def test_parquet(tmp_path):
     assert load_rows(tmp_path / "data.parquet") == rows
     with pytest.raises(DataError, match="not a Parquet file"):
         load_rows(write(tmp_path, "nonsense", "broken.parquet"))
+
+
+def test_dates_are_python_s_own_or_named(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    day = datetime.date(2020, 2, 29)
+    usable = pyarrow.table({"prompt": ["a"], "day": [day], "at": [datetime.datetime(2020, 1, 2, 3)]})
+    parquet.write_table(usable, tmp_path / "data.parquet")
+    assert load_rows(tmp_path / "data.parquet")[0]["day"] == day
+    for values, kind in [
+        (pyarrow.array([0, 1], pyarrow.timestamp("ns")), r"timestamp\[ns\]"),
+        (pyarrow.array([0, 10**7], pyarrow.date32()), r"date32\[day\]"),
+        (pyarrow.array([0, 10**15], pyarrow.timestamp("s")), r"timestamp\[ms\]"),
+    ]:
+        parquet.write_table(pyarrow.table({"prompt": ["a", "b"], "day": values}), tmp_path / "odd.parquet")
+        message = rf"odd\.parquet, row 1 \(from 0\): the value of column 'day', of type {kind}.*, cannot be read"
+        for read in (load_rows, lambda path: list(StreamedRows(path))):
+            with pytest.raises(DataError, match=message):
+                read(tmp_path / "odd.parquet")
 
 
 def saved_folder(folder, *parts):
