@@ -2,6 +2,7 @@
 
 import enum
 import functools
+import importlib.util
 import json
 import logging
 import pathlib
@@ -25,7 +26,8 @@ _PIECES = (
     r"|\s+(?=\s[^\s0-9])|\s+"
 )
 
-_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model")
+_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", *_SENTENCEPIECE)
 
 
 class Alphabet(enum.Enum):
@@ -131,8 +133,26 @@ def load_tokenizer(path: str | pathlib.Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_ids(tokenizer: PreTrainedTokenizerBase, num_rows: int, place: str) -> None:
+    """Has every entry of a tokenizer a row of the embedding?  Ids may have gaps, so their number says too little.
+
+    Raises:
+      ValueError: names the entry with the largest id.
+    """
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if largest >= num_rows:
+        raise ValueError(
+            f"{place}: the tokenizer has {len(tokenizer)} entries, the embedding only {num_rows} rows, and {token!r} "
+            f"has the id {largest}; use the tokenizer that the model was trained with, or enlarge the embedding"
+        )
+
+
 def open_tokenizer(path: str | pathlib.Path) -> PreTrainedTokenizerBase:
-    """As :func:`load_tokenizer`, for models that never end a text: what the files say, without pad or end."""
+    """As :func:`load_tokenizer`, for models that never end a text: what the files say, without pad or end.
+
+    Raises:
+      ImportError: the files are of SentencePiece alone, and its library is missing; names the line that installs it.
+    """
     folder = pathlib.Path(path).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in _FILES):
@@ -152,11 +172,22 @@ def _open(name: str, *, is_folder: bool) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=is_folder)
     except Exception as error:  # the tokenizers library raises bare Exception for a file that it cannot parse
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if is_folder and (file := _needs_sentencepiece(pathlib.Path(name))):
+            raise ImportError(
+                f"{file}: reading it needs sentencepiece, which is not installed: pip install sentencepiece"
+            ) from error
         if is_folder:
             raise ValueError(f"load_tokenizer: the tokenizer files in {name} cannot be read: {reason}") from error
         raise FileNotFoundError(
             f"load_tokenizer: {name!r} is neither a folder here nor a name that the hub gave a tokenizer for: {reason}"
         ) from error
+
+
+def _needs_sentencepiece(folder: pathlib.Path) -> pathlib.Path | None:
+    """The file that only SentencePiece's library reads, where that is missing."""
+    if (folder / "tokenizer.json").is_file() or importlib.util.find_spec("sentencepiece") is not None:
+        return None
+    return next((folder / name for name in _SENTENCEPIECE if (folder / name).is_file()), None)
 
 
 @functools.cache

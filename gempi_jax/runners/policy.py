@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from gempi_jax.llm.hf.flax_models import load_flax_policy
 from gempi_jax.llm.hf.peft import load_adapters, save_adapters
 from gempi_jax.llm.hf.pretrained import Pretrained, load_pretrained, save_pretrained
-from gempi_jax.llm.tokenizers import Alphabet, load_tokenizer, train_tokenizer
+from gempi_jax.llm.tokenizers import Alphabet, check_ids, load_tokenizer, train_tokenizer
 from gempi_jax.models import Adapted, Decoder, DecoderConfig, LoRA, init_adapters, merge_adapters
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners.build import blame, lookup
@@ -134,11 +134,7 @@ def _flax_class(settings: RunSettings, task: Task, mesh: Mesh) -> Pretrained:
     except ImportError as error:
         raise ValueError(f"{place}: {error}") from error
     tokenizer = load_tokenizer(model.path)
-    if len(tokenizer) > policy.config.vocab_size:
-        raise ValueError(
-            f"{model.path}: the tokenizer has {len(tokenizer)} entries, the embedding only {policy.config.vocab_size} "
-            "rows; use the tokenizer that the model was trained with"
-        )
+    check_ids(tokenizer, policy.config.vocab_size, model.path)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), flax.core.unfreeze(params))
     return Pretrained(policy, jax.device_put(params, sharding.state_shardings(params, mesh)), tokenizer)
 

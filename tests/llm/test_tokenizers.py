@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 
 import pytest
 from hypothesis import given
@@ -132,6 +133,15 @@ def without(folder, *names: str) -> None:
         if (folder / file).exists():
             content = json.loads((folder / file).read_text())
             (folder / file).write_text(json.dumps({k: v for k, v in content.items() if k not in names}))
+
+
+def test_sentencepiece_s_own_file_names_the_line_that_installs_its_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    (tmp_path / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    with pytest.raises(ImportError, match=r"^\S*tokenizer\.model: .* pip install sentencepiece$"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_tokenizer_without_end_token_is_an_error(tmp_path):

@@ -60,11 +60,11 @@ def open_flax(opener: str, path: str | pathlib.Path, *, dtype: Any = jnp.float32
     except Exception as error:  # of a dozen kinds, for classes and files that do not go together
         raise ValueError(f"{folder}: {opener} cannot open it: {error}") from error
     needed = _flat(model.params_shape_tree)
-    files = open_flax_files(folder)
+    files = open_flax_files(folder, (_UNUSED,))
     if files is not None:
         found = _flax_leaves(files, model.base_model_prefix, needed)
     else:
-        files = open_safetensors(folder)
+        files = open_safetensors(folder, (_UNUSED,))
         if files is None:
             listing = f"{FLAX}, {FLAX_INDEX}, {SINGLE} and {INDEX}"
             raise FileNotFoundError(f"{folder} holds no weights: none of {listing} is there")

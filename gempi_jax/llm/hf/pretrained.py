@@ -11,7 +11,7 @@ import numpy as np
 
 from gempi_jax.llm.hf.config import check_config, family_of, read_config, read_json, write_config
 from gempi_jax.llm.hf.weights import Placing, load_weights, save_weights, write_json
-from gempi_jax.llm.tokenizers import load_tokenizer
+from gempi_jax.llm.tokenizers import check_ids, load_tokenizer
 from gempi_jax.models import Decoder
 from gempi_jax.types import Params
 
@@ -86,19 +86,17 @@ def load_pretrained(
 
     Raises:
       FileNotFoundError: the folder, a file or a shard is missing.
-      ValueError: an architecture, attribute or tensor that is not understood; a corrupt file; a tokenizer with more
-        entries than the embedding has rows.
+      ValueError: an architecture, attribute or tensor that is not understood; a corrupt file; two sets of
+        weights; a tokenizer with an id that the embedding has no row for.
+      ImportError: a tokenizer of SentencePiece's own format, whose library is missing.
     """
     folder = _resolve(path)
     values = read_json(folder / "config.json")
     config = read_config(values, str(folder / "config.json"))
     generation = folder / "generation_config.json"
     tokenizer = load_tokenizer(folder) if _has_tokenizer(folder) else None
-    if tokenizer is not None and len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"{folder}: the tokenizer has {len(tokenizer)} entries, the embedding only {config.vocab_size} rows; use "
-            "the tokenizer that the model was trained with, or enlarge the embedding"
-        )
+    if tokenizer is not None:
+        check_ids(tokenizer, config.vocab_size, str(folder))
     params = load_weights(folder, family_of(values), config, dtype, placing)
     if activation_dtype is None:
         activation_dtype = params["embedding"].dtype

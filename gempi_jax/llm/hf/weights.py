@@ -154,7 +154,7 @@ def load_weights(
       The ``params`` of :class:`gempi_jax.models.Decoder`.
     """
     want = wanted(family, config)
-    views = _match(open_tensors(folder), family, want, str(folder))
+    views = _match(open_tensors(folder, family.buffers), family, want, str(folder))
 
     def load(path: str) -> jax.Array:
         part, shape = want.parts[path], want.params[path]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from gempi_jax.llm.hf.flax_classes import open_flax
 from gempi_jax.llm.packing import PowerOfTwo
 from gempi_jax.llm.rewards.engine import RewardError
-from gempi_jax.llm.tokenizers import open_tokenizer
+from gempi_jax.llm.tokenizers import check_ids, open_tokenizer
 from gempi_jax.types import Array
 
 _logger = logging.getLogger(__name__)
@@ -144,11 +144,10 @@ def sequence_classifier(
         raise RewardError(f"sequence classifier {path}: {error}") from error
     if tokenizer.pad_token_id is None:
         raise RewardError(f"sequence classifier {path}: its tokenizer has no pad token; name one in its config")
-    if len(tokenizer) > model.config.vocab_size:
-        raise RewardError(
-            f"sequence classifier {path}: the tokenizer has {len(tokenizer)} entries, the embedding only "
-            f"{model.config.vocab_size} rows; use the tokenizer that it was trained with"
-        )
+    try:
+        check_ids(tokenizer, model.config.vocab_size, f"sequence classifier {path}")
+    except ValueError as error:
+        raise RewardError(str(error)) from error
     longest = _positions(model.config)
     if max_length is not None and not 0 < max_length <= longest:
         raise RewardError(f"sequence classifier {path}: max_length = {max_length}; it has {longest} positions")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from safetensors.numpy import load_file
 
 from gempi_jax.llm import load_pretrained, save_pretrained, train_tokenizer
 from gempi_jax.llm.hf import CheckpointConfig, Pretrained, read_config, write_config
@@ -282,6 +283,46 @@ def test_a_wrong_index_names_the_shard(fresh, folder, change, message):
     change(index, next(iter(index["weight_map"])))
     path.write_text(json.dumps(index))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_pretrained(folder)
+
+
+def test_a_buffer_that_is_in_no_shard_is_passed_over(fresh, folder):
+    save_pretrained(folder, fresh, max_shard_bytes=4000)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    some = next(iter(index["weight_map"].values()))
+    index["weight_map"]["model.layers.0.self_attn.rotary_emb.inv_freq"] = some
+    path.write_text(json.dumps(index))
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(folder).params, fresh.params)
+
+
+def test_two_sets_of_weights_in_one_folder_are_refused(fresh, folder):
+    single = (folder / "model.safetensors").read_bytes()
+    save_pretrained(folder, fresh, max_shard_bytes=4000)
+    (folder / "model.safetensors").write_bytes(single)
+    with pytest.raises(
+        ValueError, match=r"two sets of weights: model\.safetensors, and the \d+ that model\.safet.*remove"
+    ):
+        load_pretrained(folder)
+    # An index may name the single file itself.
+    names = load_file(folder / "model.safetensors")
+    for shard in folder.glob("model-*.safetensors"):
+        shard.unlink()
+    index = {"weight_map": dict.fromkeys(names, "model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(folder).params, fresh.params)
+
+
+def test_an_id_behind_a_gap_that_has_no_row_is_named(folder):
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    count = len(vocabulary)
+    last = max(vocabulary, key=vocabulary.get)
+    vocabulary[last] = count + 7
+    path.write_text(json.dumps(tokenizer))
+    message = rf"the tokenizer has {count} entries, the embedding only {count} rows, and {re.escape(repr(last))} has"
+    with pytest.raises(ValueError, match=message + rf" the id {count + 7}"):
         load_pretrained(folder)
 
 
