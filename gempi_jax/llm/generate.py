@@ -1,5 +1,6 @@
 """Completions of prompts: one prefill per prompt, then one loop that stops when every sequence has ended."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from gempi_jax.llm.packed import Given, Progress, run
 from gempi_jax.llm.sampling import Draw, Sampling, draw
+from gempi_jax.llm.stops import Stops
 from gempi_jax.models.cache import init_cache
 from gempi_jax.models.prefill import prefill
 from gempi_jax.numerics.keys import named_key
@@ -51,7 +53,7 @@ def generate(
     min_p: float | None = None,
     eos_id: int | tuple[int, ...],
     pad_id: int = 0,
-    stop_sequences: tuple[tuple[int, ...], ...] = (),
+    stops: Stops | None = None,
     group_ids: Int[Array, "G"] | None = None,
     prefill_chunk: int | None = None,
     shrink: tuple[int, ...] = (),
@@ -74,7 +76,8 @@ def generate(
       top_k, top_p, min_p: see :class:`gempi_jax.llm.sampling.Sampling`.
       eos_id: the token or tokens that end a completion; they are counted.
       pad_id: fills up; may equal an eos.
-      stop_sequences: token sequences that end a completion as soon as one is complete; they are counted.
+      stops: strings that end a completion with the token in which the first of them is complete, which is counted, see
+        :mod:`gempi_jax.llm.stops`.  They lie in the completion: none begins in the prompt.
       group_ids: what the randomness of each group is derived from, 0 ... G-1 by default.  Give the prompts' own
         indices when a batch is generated in parts.
       prefill_chunk: tokens of each prompt that are read at a time; see :func:`gempi_jax.models.prefill`.
@@ -87,7 +90,7 @@ def generate(
     Raises:
       ValueError: an argument out of its range.
     """
-    sampling, ends = Sampling(temperature, top_k, top_p, min_p), _Ends(eos_id, stop_sequences)
+    sampling, eos_ids = Sampling(temperature, top_k, top_p, min_p), (eos_id,) if isinstance(eos_id, int) else eos_id
     for name, value in (("num_samples", num_samples), ("max_new_tokens", max_new_tokens)):
         if value < 1:
             raise ValueError(f"generate: {name} is {value}; give at least 1")
@@ -108,8 +111,8 @@ def generate(
         values = Draw(tokens, *(jnp.where(state.alive, x, 0.0) for x in drawn[1:]))
         written = jax.tree.map(lambda buffer, x: buffer.at[state.step].set(x), state.written, values)
         lengths = state.lengths + state.alive
-        alive = state.alive & ~ends.reached(written.tokens, tokens, state.step)
-        return Progress(state.step + 1, tokens, alive, lengths, state.cache, written)
+        over, read = _reached(tokens, state.read, eos_ids, stops)
+        return Progress(state.step + 1, tokens, state.alive & ~over, lengths, read, state.cache, written)
 
     def advance(given: Given, state: Progress) -> Progress:
         hidden, cache = apply("decode", state.token, given.prefix, state.cache, state.step - 1)
@@ -123,6 +126,7 @@ def generate(
         token=jnp.zeros(shape, jnp.int32),
         alive=jnp.ones(shape, bool),
         lengths=jnp.zeros(shape, jnp.int32),
+        read=jnp.zeros(shape, jnp.int32),
         cache=init_cache(model.config, groups, num_samples, steps, model.dtype),
         written=Draw(
             jnp.full((steps, *shape), pad_id, jnp.int32),
@@ -137,26 +141,13 @@ def generate(
     return Completions(written.tokens, state.lengths, written.sampler_log_probs, written.model_log_probs)
 
 
-class _Ends:
-    """When a completion is over."""
-
-    def __init__(self, eos_id: int | tuple[int, ...], stop_sequences: tuple[tuple[int, ...], ...]):
-        self.eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
-        self.stop_sequences = tuple(tuple(sequence) for sequence in stop_sequences)
-        if () in self.stop_sequences:
-            raise ValueError("generate: stop_sequences holds an empty sequence, which would end everything; drop it")
-
-    def reached(self, written: Int[Array, "C G K"], tokens: Int[Array, "G K"], step: Int[Array, ""]):
-        """Whether the token at ``step`` is an eos or completes a stop sequence; no sequence reaches into the prompt."""
-        over = jnp.zeros(tokens.shape, bool)
-        for eos_id in self.eos_ids:
-            over |= tokens == eos_id
-        for sequence in self.stop_sequences:
-            matches = jnp.broadcast_to(step + 1 >= len(sequence), tokens.shape)
-            for back, wanted in enumerate(reversed(sequence)):
-                matches &= written[jnp.maximum(step - back, 0)] == wanted
-            over |= matches
-        return over
+def _reached(tokens: Int[Array, "G K"], read: Int[Array, "G K"], eos_ids: tuple[int, ...], stops: Stops | None):
+    """Whether each token ends its completion, and how much of the strings that end one stands there now."""
+    over = functools.reduce(jnp.logical_or, (tokens == eos_id for eos_id in eos_ids), jnp.zeros(tokens.shape, bool))
+    if stops is None:
+        return over, read
+    read = stops.advance(read, tokens)
+    return over | (read == stops.complete), read
 
 
 def _uniforms(key, group_ids, num_samples, steps):

@@ -12,12 +12,16 @@ from gempi_jax.types import Array
 
 
 class Progress(NamedTuple):
-    """What the decoding loop carries; buffers are time-major so that a step writes one contiguous slab."""
+    """What the decoding loop carries; buffers are time-major so that a step writes one contiguous slab.
+
+    ``read`` is the state of :class:`gempi_jax.llm.stops.Stops`.
+    """
 
     step: Int[Array, ""]
     token: Int[Array, "G K"]
     alive: Bool[Array, "G K"]
     lengths: Int[Array, "G K"]
+    read: Int[Array, "G K"]
     cache: Any
     written: Draw
 
@@ -91,9 +95,10 @@ def _part(given: Given, state: Progress, rows: Int[Array, "N"], count: Int[Array
     shapes = jax.eval_shape(slices, rows[0])
     empty = jax.tree.map(lambda x: jnp.zeros((rows.size, *x.shape[1:]), x.dtype), shapes)
     prefix, cache = jax.lax.fori_loop(0, count, copy, empty)
-    token, alive, lengths = (_columns(x[None], rows)[0] for x in (state.token, state.alive, state.lengths))
+    each = (state.token, state.alive, state.lengths, state.read)
+    each = (_columns(x[None], rows)[0] for x in each)
     written = jax.tree.map(lambda x: _columns(x, rows), state.written)
-    return Given(prefix, _columns(given.uniforms, rows)), Progress(state.step, token, alive, lengths, cache, written)
+    return Given(prefix, _columns(given.uniforms, rows)), Progress(state.step, *each, cache, written)
 
 
 def _at(values: Array, index: Int[Array, ""], axis: int) -> Array:

@@ -1,5 +1,10 @@
-"""What ends a completion: tokens, and strings that a config gives."""
+"""What ends a completion: tokens, and strings that a config gives.
 
+There is one answer for a run: what SFT learns last, what ends a rollout, what ends an evaluation and what the export
+says.  What cannot be the same everywhere is said when the run starts.
+"""
+
+import logging
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -7,9 +12,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.generate import Completions
+from gempi_jax.llm.stops import Stops, find_strings
+from gempi_jax.runners.build import blame
 from gempi_jax.runners.settings import RunSettings
 
-_TEXT = "a"
+_logger = logging.getLogger(__name__)
 
 
 class Ends(NamedTuple):
@@ -17,20 +24,20 @@ class Ends(NamedTuple):
 
     Attributes:
       eos_ids: tokens.
-      stop_sequences: token sequences.
+      strings: in what the completion's tokens spell.
+      stops: where those are found; ``None`` where there are none.
     """
 
     eos_ids: tuple[int, ...]
-    stop_sequences: tuple[tuple[int, ...], ...] = ()
+    strings: tuple[str, ...] = ()
+    stops: Stops | None = None
 
     def reached(self, completions: Completions) -> np.ndarray:
         """Which completions [G, K] came to an end of their own; the others were cut off."""
-        reached = np.zeros(completions.lengths.shape, bool)
-        for sequence in (*((eos_id,) for eos_id in self.eos_ids), *self.stop_sequences):
-            places = completions.lengths[..., None] - len(sequence) + np.arange(len(sequence))
-            last = np.take_along_axis(completions.tokens, np.maximum(places, 0), axis=-1)
-            reached |= (last == np.array(sequence)).all(-1) & (completions.lengths >= len(sequence))
-        return reached
+        last = np.maximum(completions.lengths - 1, 0)[..., None]
+        ends = np.isin(np.take_along_axis(completions.tokens, last, axis=-1)[..., 0], self.eos_ids)
+        ends &= completions.lengths > 0
+        return ends if self.stops is None else ends | self.stops.reached(completions.tokens, completions.lengths)
 
 
 def phase_ends(tokenizer: PreTrainedTokenizerBase, settings: RunSettings, own: Sequence[int] = ()) -> dict[str, Ends]:
@@ -39,22 +46,29 @@ def phase_ends(tokenizer: PreTrainedTokenizerBase, settings: RunSettings, own: S
     Args:
       tokenizer: of the policy.
       settings: of the run.
-      own: ids that the checkpoint says end a completion, beside the tokenizer's.
+      own: ids that end a completion beside the tokenizer's: those that the checkpoint names, and a turn's end.
 
     Raises:
-      ValueError: see :func:`end_tokens` and :func:`stop_sequences`.
+      ValueError: an end token that is none, or a string that the tokenizer's tokens do not spell.
     """
     eos_ids = tuple(dict.fromkeys([*end_tokens(tokenizer, settings.model.end_tokens), *own]))
-    return {
-        name: Ends(eos_ids, stop_sequences(tokenizer, phase.stop_sequences, f"config.{name}.stop_sequences"))
-        for name, phase in settings.phases.items()
-    }
+    ends = {}
+    for name, phase in settings.phases.items():
+        with blame(f"config.{name}.stop_sequences"):
+            ends[name] = _ends(tokenizer, eos_ids, phase.stop_sequences)
+    return ends
 
 
-def union(ends: Iterable[Ends]) -> Ends:
+def _ends(tokenizer: PreTrainedTokenizerBase, eos_ids: tuple[int, ...], strings: Sequence[str]) -> Ends:
+    strings = tuple(dict.fromkeys(strings))
+    return Ends(eos_ids, strings, find_strings(tokenizer, strings) if strings else None)
+
+
+def union(tokenizer: PreTrainedTokenizerBase, ends: Iterable[Ends]) -> Ends:
     """What ends a held-out completion: the same in all phases, so that they can be compared."""
-    eos_ids, sequences = zip(*ends, strict=True)
-    return Ends(*(tuple(dict.fromkeys(x for several in kind for x in several)) for kind in (eos_ids, sequences)))
+    ends = list(ends)
+    eos_ids = tuple(dict.fromkeys(eos_id for each in ends for eos_id in each.eos_ids))
+    return _ends(tokenizer, eos_ids, [string for each in ends for string in each.strings])
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> tuple[int, ...]:
@@ -68,40 +82,3 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> tupl
         if name not in vocabulary:
             raise ValueError(f"config.model.end_tokens: {name!r} is no token of the tokenizer")
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *(vocabulary[name] for name in names)]))
-
-
-def stop_sequences(
-    tokenizer: PreTrainedTokenizerBase, strings: Sequence[str], place: str
-) -> tuple[tuple[int, ...], ...]:
-    """The tokens of strings that end a completion.
-
-    A string is written in more than one way: at a text's start, where some tokenizers put a space before it, and behind
-    other text.  Both count; a way in which it shares a token with what surrounds it does not.
-
-    Args:
-      tokenizer: of the policy.
-      strings: such as ``"\\n\\n"``.
-      place: the setting, for errors.
-
-    Raises:
-      ValueError: a string that gives no tokens, or one with a character that the tokenizer does not know.
-    """
-    sequences = []
-    for string in strings:
-        alone = _encode(tokenizer, string)
-        if not alone:
-            raise ValueError(f"{place}: {string!r} gives no tokens with this tokenizer, and would end nothing; drop it")
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in alone:
-            raise ValueError(
-                f"{place}: {string!r} is not in the tokenizer's vocabulary: it becomes {tokenizer.unk_token!r}, as "
-                "other text does; choose one that the model can write"
-            )
-        sequences.append(alone)
-        before, after = _encode(tokenizer, _TEXT), _encode(tokenizer, _TEXT + string)
-        if after[: len(before)] == before and after[len(before) :]:
-            sequences.append(after[len(before) :])
-    return tuple(dict.fromkeys(sequences))
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer.encode(text, add_special_tokens=False))

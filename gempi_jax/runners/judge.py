@@ -46,7 +46,7 @@ class Judge:
                 temperature=0.0,
                 eos_id=resources.ends.eos_ids,
                 pad_id=resources.pad_id,
-                stop_sequences=resources.ends.stop_sequences,
+                stops=resources.ends.stops,
                 prefill_chunk=prefill_chunk,
             )
 

@@ -150,6 +150,7 @@ class Plan:
         self._names = list(settings.phases)
         checkpoint = start.pretrained.config
         self._ends = phase_ends(self._tokenizer, settings, checkpoint.eos_ids if checkpoint else ())
+        self._judged = union(self._tokenizer, self._ends.values())
         for name, phase in settings.phases.items():
             lookup(BASELINES, phase.baseline, f"config.{name}.baseline")
             lookup(stages.OLD_LOG_PROBS, phase.old_log_probs, f"config.{name}.old_log_probs")
@@ -161,7 +162,7 @@ class Plan:
         self._longest = longest
         with blame(f"config.data.max_prompt_length = {data.max_prompt_length} on held-out prompts"):
             self._heldout = self._source(
-                task.heldout, ends=union(self._ends.values()), batch_prompts=1, max_completion_length=longest, seed=0
+                task.heldout, ends=self._judged, batch_prompts=1, max_completion_length=longest, seed=0
             )
         widths = {name: source.prompt_width for name, source in zip(self._names, self._sources, strict=True)}
         check_plan(settings, longest=start.model.config.max_positions, prompt_widths=widths, mesh=mesh.shape)
@@ -195,7 +196,7 @@ class Plan:
         resources = stages.Resources(
             policy=self._policy,
             frozen=self.start.frozen,
-            ends=union(self._ends.values()),
+            ends=self._judged,
             pad_id=self._tokenizer.pad_token_id,
             place=functools.partial(sharding.put_batch, mesh=self._mesh),
             shardings=self._shardings,

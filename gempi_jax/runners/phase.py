@@ -151,7 +151,7 @@ def _rollout(phase: PhaseSettings, policy: Policy, resources: Resources) -> Call
             min_p=phase.min_p or None,
             eos_id=resources.ends.eos_ids,
             pad_id=resources.pad_id,
-            stop_sequences=resources.ends.stop_sequences,
+            stops=resources.ends.stops,
             prefill_chunk=phase.prefill_chunk or None,
             shrink=phase.shrink,
         )

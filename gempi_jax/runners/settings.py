@@ -202,8 +202,9 @@ class PhaseSettings:
       num_generations: K, samples per prompt.
       max_completion_length: tokens.
       temperature, top_k, top_p, min_p: of the sampler; top_k = 0, top_p = 1 and min_p = 0 truncate nothing.
-      stop_sequences: strings that end a completion, and are part of it.  A held-out completion ends at those of any
-        phase.
+      stop_sequences: strings that end a completion with the token that completes the first of them, wherever tokens
+        fall; that token, and all that it spells, is part of the completion, and rewards read it.  A held-out
+        completion ends at those of any phase.
       prefill_chunk: tokens of each prompt that are read at a time, in every pass of the policy; 0 reads them at once.
       shrink: divisors of a rollout's batch, (2, 4, 8, 16) say: as sequences end, the others go on in batches of that
         part of its size; for one device, where lengths vary widely, see :func:`gempi_jax.llm.packed.run`.

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gempi_jax.llm.generate import generate
 from gempi_jax.llm.hf import load_pretrained
 from gempi_jax.llm.scoring import score
+from gempi_jax.llm.stops import find_sequences
 from gempi_jax.models.cache import Prefix
 from gempi_jax.models.config import DecoderConfig
 from gempi_jax.models.decoder import Decoder
@@ -252,12 +253,27 @@ def test_several_end_tokens():
     np.testing.assert_array_equal(got.tokens[:, 0], [[1, 2, 3, 0, 0], [3, 0, 0, 0, 0]])
 
 
-def test_stop_sequences_end_where_they_are_complete_and_never_reach_into_the_prompt():
-    table = chain_table({0: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 0})
-    got = follow(table, [0, 2, 1], stop_sequences=((2, 3), (4, 5, 0)))
+def test_stops_end_where_they_are_complete_and_never_begin_in_the_prompt():
+    table, each = chain_table({0: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 0}), [(token,) for token in range(6)]
+    stops = find_sequences(each, ((2, 3), (4, 5, 0)))
+    got = follow(table, [0, 2, 1], stops=stops)
     np.testing.assert_array_equal(got.tokens[:, 0], [[1, 2, 3, 0, 0], [3, 4, 5, 0, 0], [2, 3, 0, 0, 0]])
-    got = follow(table, [2], eos_id=9, stop_sequences=((2, 3), (4, 5, 0)))
+    got = follow(table, [2], eos_id=9, stops=stops)
     np.testing.assert_array_equal(got.lengths, [[4, 4]])
+
+
+def test_a_string_ends_within_the_token_that_completes_it():
+    # What the tokens spell: the string lies across two of them, or inside one.
+    spelt = [b"x", b"a", b"b\n", b"\nc", b"d", b".\n\ne"]
+    stops = find_sequences(spelt, [b"\n\n"])
+    got = follow(chain_table({0: 1, 1: 2, 2: 3, 3: 4, 4: 5}), [0, 3], eos_id=9, stops=stops)
+    np.testing.assert_array_equal(got.tokens[:, 0], [[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
+    # Sequences that go on in smaller batches know what they have read.
+    table = chain_table({0: 1, 1: 2, 2: 3, 3: 4, 4: 4})
+    smaller = follow(
+        table, [0, 1, 2, 3], eos_id=3, stops=find_sequences([b"", b"", b"", b"", b"e"], [b"eee"]), shrink=(2,)
+    )
+    np.testing.assert_array_equal(smaller.lengths[:, 0], [3, 2, 1, 3])
 
 
 def test_sampled_first_tokens_have_the_frequencies_of_the_model(model, params, prompts):
@@ -295,7 +311,6 @@ def test_truncation_to_one_token_leaves_the_most_probable(options):
         ({"min_p": 0.0}, "min_p is 0.0"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"num_samples": 0}, "num_samples is 0"),
-        ({"stop_sequences": ((),)}, "empty sequence"),
         ({"shrink": (4, 2)}, r"shrink is \(4, 2\); give growing"),
         ({"shrink": (1,)}, "give growing whole numbers above 1"),
     ],

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from gempi_jax.llm.hf.flax_classes import open_flax
 from gempi_jax.llm.packing import PowerOfTwo
+from gempi_jax.llm.rewards.answers import as_text
 from gempi_jax.llm.rewards.engine import RewardError
 from gempi_jax.llm.tokenizers import check_ids, open_tokenizer
 from gempi_jax.types import Array
@@ -36,16 +37,16 @@ def prob(logits: Float[Array, "N L"]) -> Float[Array, "N L"]:
     return jnp.exp(log_prob(logits))
 
 
-def completion_alone(prompt: Any, completion: str) -> str:
+def completion_alone(prompt: Any, completion: Any) -> str:
     """The classifier reads the completion."""
-    return completion
+    return as_text(completion)
 
 
-def prompt_and_completion(prompt: Any, completion: str) -> str:
+def prompt_and_completion(prompt: Any, completion: Any) -> str:
     """The classifier reads the prompt with the completion right behind it."""
     if not isinstance(prompt, str):
         raise RewardError("a classifier cannot read a role list as the prompt; let it read the completion alone")
-    return prompt + completion
+    return prompt + as_text(completion)
 
 
 class SequenceClassifier:
@@ -76,7 +77,7 @@ class SequenceClassifier:
         *,
         label: int,
         score: Callable[[Array], Array] = logit,
-        text: Callable[[Any, str], str] = prompt_and_completion,
+        text: Callable[[Any, Any], str] = prompt_and_completion,
         max_length: int,
         compiled: Callable[[Callable], Callable] = lambda function: function,
     ):
@@ -89,7 +90,7 @@ class SequenceClassifier:
         self._text, self._max_length = text, max_length
         self.num_truncated = 0
 
-    def __call__(self, prompts: Sequence, completions: Sequence[str]) -> list[float]:
+    def __call__(self, prompts: Sequence, completions: Sequence) -> list[float]:
         """The score of each completion."""
         if not completions:
             return []
@@ -119,7 +120,7 @@ def sequence_classifier(
     *,
     label: str | int | None = None,
     score: Callable[[Array], Array] = logit,
-    text: Callable[[Any, str], str] = prompt_and_completion,
+    text: Callable[[Any, Any], str] = prompt_and_completion,
     max_length: int | None = None,
     compiled: Callable[[Callable], Callable] = lambda function: function,
 ) -> SequenceClassifier:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gempi_jax.llm.rewards.turns import as_turns
+
 GIVEN = ("prompts", "completions")
 """What every reward function is given; all other arguments are columns of the dataset."""
 
@@ -66,7 +68,7 @@ def compute_rewards(
     Args:
       specs: the terms.
       prompts: N texts (or role lists).
-      completions: N texts (or role lists).
+      completions: N texts; functions get those of role lists as role lists, see :func:`as_turns`.
       columns: other columns of the dataset by name, N values each.
 
     Raises:
@@ -81,6 +83,7 @@ def compute_rewards(
                 f"compute_rewards: {name!r} has {len(values)} values for {count} completions; repeat each row for "
                 "every completion of its prompt."
             )
+    prompts, completions = as_turns(prompts, completions)
     total, applies, by_name = np.zeros(count), np.zeros(count, bool), {}
     with np.errstate(over="ignore", invalid="ignore"):
         for spec in specs:
