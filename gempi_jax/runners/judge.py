@@ -1,5 +1,7 @@
 """Held-out evaluation: greedy completions, judged by the run's own rewards."""
 
+import json
+
 import jax
 import numpy as np
 
@@ -66,10 +68,11 @@ class Judge:
         texts = self._source.texts(completions)
         samples = [
             {
-                "prompt": row["prompt"],
+                # A message may have entries that JSON lacks, dates for one.
+                "prompt": json.loads(json.dumps(row["prompt"], default=str)),
                 "completion": text,
                 "reward": float(reward),
-                **({"answer": str(row["answer"])} if "answer" in row else {}),
+                **({"answer": str(row["answer"])} if row.get("answer") is not None else {}),
             }
             for row, text, reward in zip(prompts.rows, texts, rewarded.rewards[:, 0], strict=True)
         ]

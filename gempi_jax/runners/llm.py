@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from gempi_jax.llm import rewards
 from gempi_jax.llm.packing import TooLong
+from gempi_jax.llm.rows import place_of
 from gempi_jax.llm.templates import choose_template
 from gempi_jax.models import ValueHead
 from gempi_jax.numerics.keys import named_key, named_seed
@@ -24,6 +25,7 @@ from gempi_jax.runners.ends import phase_ends, union
 from gempi_jax.runners.judge import Judge
 from gempi_jax.runners.optimizers import build_optimizers
 from gempi_jax.runners.policy import Start, load_start
+from gempi_jax.runners.rowchecks import say_changed, try_rewards
 from gempi_jax.runners.settings import RunSettings
 from gempi_jax.runners.tasks import Task, load_rewards, load_task
 from gempi_jax.runners.world import Policy
@@ -68,7 +70,9 @@ def run(
         task, reward_specs = load_task(settings), load_rewards(settings)
         if not task.heldout:
             raise ValueError("config.data.num_heldout = 0: nothing would judge the run; give at least 1")
-        rewards.preflight(reward_specs, [{**row, "ended": True} for row in task.heldout])
+        try_rewards(reward_specs, task.heldout, task.surveys["heldout"])
+        if any(SOURCES.get(phase.source) for phase in settings.phases.values()):
+            try_rewards(reward_specs, task.train, task.surveys["train"])
         with blame("config.mesh"):
             mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
         plan = Plan(settings, task, reward_specs, load_start(settings, task, mesh), mesh)
@@ -90,9 +94,11 @@ def _train(plan: "Plan", workdir: pathlib.Path, preemption: Preemption) -> Train
     restored = checkpointer.restore_latest(lambda host: plan.template(host["phase"]))
     phases = plan.make_phases(preemption)
     if restored is None:
-        state, host, resumed_at = phases[0].begin(plan.initial_state()), {"phase": 0, "num_tokens": 0.0}, None
+        host = {"phase": 0, "num_tokens": 0.0, "rows": plan.rows}
+        state, resumed_at = phases[0].begin(plan.initial_state()), None
     else:
         state, host, resumed_at = restored
+        say_changed(host.get("rows"), plan.rows)
     with Writer(workdir, resumed_at=resumed_at) as writer:
         return train(
             phases,
@@ -121,6 +127,9 @@ class Plan:
       reward_specs: its rewards.
       start: the policy at its start.
       mesh: where everything lies.
+
+    Attributes:
+      rows: their fingerprint.
     """
 
     def __init__(
@@ -132,6 +141,7 @@ class Plan:
         mesh: jax.sharding.Mesh,
     ):
         self.settings, self.start, self._mesh = settings, start, mesh
+        self.rows = task.fingerprint()
         self._tokenizer = start.pretrained.tokenizer
         uses_value = any(phase.baseline == "value" for phase in settings.phases.values())
         self._policy = Policy(start.model, ValueHead() if uses_value else None)
@@ -165,7 +175,13 @@ class Plan:
                 task.heldout, ends=self._judged, batch_prompts=1, max_completion_length=longest, seed=0
             )
         widths = {name: source.prompt_width for name, source in zip(self._names, self._sources, strict=True)}
-        check_plan(settings, longest=start.model.config.max_positions, prompt_widths=widths, mesh=mesh.shape)
+        check_plan(
+            settings,
+            longest=start.model.config.max_positions,
+            prompt_widths=widths,
+            heldout_width=self._heldout.prompt_width,
+            mesh=mesh.shape,
+        )
 
     def initial_state(self) -> TrainState:
         """Parameters before the first phase, in their shards; the rest is filled in by the phases."""
@@ -250,9 +266,10 @@ class Plan:
                 f"config.{name}.source = {phase.source!r}: the data have no rows with a completion; name one in "
                 "data.columns, or raise data.num_demonstrations"
             )
-        missing = [i for i, row in enumerate(rows) if "reward" not in row] if phase.source == "scored" else []
+        missing = [row for row in rows if "reward" not in row] if phase.source == "scored" else []
         if missing:
-            raise ValueError(f"config.{name}.source = 'scored': row {missing[0]} has no column 'reward'")
+            place = place_of(missing[0], "a row")
+            raise ValueError(f"config.{name}.source = 'scored': {place} has no column 'reward'")
         data = self.settings.data
         lengths = f"data.max_prompt_length = {data.max_prompt_length} (data.long_prompts = {data.long_prompts!r})"
         if not writes:

@@ -4,7 +4,7 @@ import functools
 import logging
 import re
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,12 @@ import numpy as np
 from gempi_jax.llm import conversions, datasets, rewards, synthetic
 from gempi_jax.llm.columns import DataError, check_row
 from gempi_jax.llm.rewards import classifier
+from gempi_jax.llm.rows import place_of, replaced
 from gempi_jax.llm.stories import story_rows
 from gempi_jax.llm.streaming import ChosenRows, StreamedRows
+from gempi_jax.llm.survey import Survey, fill_columns, survey
 from gempi_jax.runners.build import lookup
+from gempi_jax.runners.rowchecks import check_apart, say_overlap
 from gempi_jax.runners.settings import DataSettings, RunSettings
 
 _logger = logging.getLogger(__name__)
@@ -29,16 +32,28 @@ class Task(NamedTuple):
       demonstrations: prompt, completion: for SFT and for the tokenizer trained on the spot.
       train: prompt and what the rewards need: for rollouts.
       heldout: the same, never trained on.
+      surveys: of each of the three, by its name.
     """
 
     demonstrations: Sequence[Row]
     train: Sequence[Row]
     heldout: Sequence[Row]
+    surveys: Mapping[str, Survey]
+
+    @classmethod
+    def of_lists(cls, demonstrations: list[Row], train: list[Row], heldout: list[Row]) -> "Task":
+        """Of rows in memory that have the same columns each."""
+        rows = {"demonstrations": demonstrations, "train": train, "heldout": heldout}
+        return cls(**rows, surveys={name: survey(each) for name, each in rows.items()})
+
+    def fingerprint(self) -> dict[str, Any]:
+        """By which a run that goes on knows its rows again."""
+        return {name: found.fingerprint() for name, found in self.surveys.items()}
 
 
 def arithmetic(data: DataSettings, seed: int) -> Task:
     """Generated word problems; ``data.split`` keeps the problems for tuning apart from those for final figures."""
-    return Task(
+    return Task.of_lists(
         synthetic.arithmetic_rows("demonstrations", data.num_demonstrations, seed),
         synthetic.arithmetic_rows("train", data.num_train, seed),
         synthetic.arithmetic_rows(data.split, data.num_heldout, 0),
@@ -47,7 +62,7 @@ def arithmetic(data: DataSettings, seed: int) -> Task:
 
 def stories(data: DataSettings, seed: int) -> Task:
     """Generated story openings, for rewards over the text."""
-    return Task(
+    return Task.of_lists(
         [],
         story_rows("train", data.num_train, seed),
         story_rows(data.split, data.num_heldout, 0),
@@ -62,38 +77,48 @@ def jsonl(data: DataSettings, seed: int) -> Task:
                 f"config.{place} is empty: give a .jsonl or .parquet file, a folder of such files or one that "
                 "datasets saved"
             )
-    # A row's prompt may be in its messages; which rows have neither is said below.
+    check_apart(data.train_path, data.heldout_path)
     opened, keep = (StreamedRows, _as_it_is) if data.stream else (datasets.load_rows, list)
+    # A row's prompt may be in its messages; which rows have neither is said when they are surveyed.
     train = opened(data.train_path, columns=data.columns, required=())
-    heldout = opened(data.heldout_path, columns=data.columns, required=())
-
-    def ask(row: Row, index: int) -> Row:
-        return _asked(row, f"{data.train_path}, row {index}")
-
-    asked = ChosenRows(train, range(len(train)), ask)
+    judged = opened(data.heldout_path, columns=data.columns, required=())[: data.num_heldout or None]
     # Whole conversations are learnt from with all turns of the assistant, and asked for the last one.
-    answered = np.array([i for i, row in enumerate(asked) if "completion" in row], np.int64)
-    demonstrations = ChosenRows(train, answered, lambda row, index: {**row, **ask(row, index)})
-    return Task(
-        keep(demonstrations[: data.num_demonstrations or None]),
-        keep(asked[: data.num_train or None]),
-        [_asked(row, f"{data.heldout_path}, row {i}") for i, row in enumerate(heldout[: data.num_heldout or None])],
+    found, heldout = survey(map(_whole, train)), survey(map(_asked, judged))
+    answered = np.flatnonzero(found.answered)[: data.num_demonstrations or None]
+    asked = np.arange(len(train))[: data.num_train or None]
+
+    def chosen(index: np.ndarray, form: Callable[[Row], Row]) -> Sequence[Row]:
+        return keep(ChosenRows(train, index, lambda row, _: fill_columns(form(row), found.columns)))
+
+    task = Task(
+        chosen(answered, _whole),
+        chosen(asked, _asked),
+        [fill_columns(_asked(row), heldout.columns) for row in judged],
+        {"demonstrations": found.at(answered), "train": found.at(asked), "heldout": heldout},
     )
+    say_overlap(found.at(np.union1d(answered, asked)), heldout, task.heldout)
+    return task
 
 
 def _as_it_is(rows: Sequence[Row]) -> Sequence[Row]:
     return rows
 
 
-def _asked(row: Row, where: str) -> Row:
+def _whole(row: Row) -> Row:
+    """A row with its conversation, where it has one, and a prompt."""
+    return replaced(row, {**row, **_asked(row)})
+
+
+def _asked(row: Row) -> Row:
     """A row with a prompt: of a whole conversation, all before the assistant's last turn, whatever stands beside it."""
+    where = place_of(row, "a row")
     if "messages" not in row:
         check_row(row, ("prompt",), where)
         return row
     if "prompt" in row:
         _say_messages_win()
     try:
-        return conversions.to_prompt_completion(row)
+        return replaced(row, conversions.to_prompt_completion(row))
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
 
@@ -126,16 +151,14 @@ def load_task(settings: RunSettings) -> Task:
         # A conversation is rendered by the tokenizer's own chat template.
         if not isinstance(row["prompt"], str):
             return row
-        return {**row, "prompt": settings.data.prompt_template.format(prompt=row["prompt"])}
+        return replaced(row, {**row, "prompt": settings.data.prompt_template.format(prompt=row["prompt"])})
 
-    return Task(
-        *(
-            [template(row) for row in rows]
-            if isinstance(rows, list)
-            else ChosenRows(rows, range(len(rows)), lambda row, _: template(row))
-            for rows in task
-        )
-    )
+    def templated(rows: Sequence[Row]) -> Sequence[Row]:
+        if isinstance(rows, list):
+            return [template(row) for row in rows]
+        return ChosenRows(rows, range(len(rows)), lambda row, _: template(row))
+
+    return Task(*map(templated, (task.demonstrations, task.train, task.heldout)), task.surveys)
 
 
 def _check_stream(settings: RunSettings) -> None:

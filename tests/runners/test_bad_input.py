@@ -217,7 +217,7 @@ def test_conversations_need_a_model_with_a_template_and_a_turn_to_learn(config, 
     config.data.train_path = config.data.heldout_path = write(tmp_path / "chat.jsonl", rows)
     refused(config, tmp_path, r"role lists: give a model whose tokenizer has a chat template")
     write(tmp_path / "chat.jsonl", [{"messages": rows[0]["messages"][:1], "answer": "1"}])
-    refused(config, tmp_path, r"chat\.jsonl, row 0: 'messages' has no turn of an assistant")
+    refused(config, tmp_path, r"chat\.jsonl:1: 'messages' has no turn of an assistant")
 
 
 def test_demonstrations_that_have_no_completion(config, tmp_path):
