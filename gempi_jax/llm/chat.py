@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.columns import DataError
 from gempi_jax.llm.messages import Messages
+from gempi_jax.llm.seams import encode_spans
 from gempi_jax.llm.templates import Options, Template, roles_of
 
 _OTHER = "\u241f"
@@ -44,11 +45,13 @@ class Turns(NamedTuple):
       prompt: ids before that.
       completion: ids from there to the end of the assistant's last turn; other roles' turns among them.
       learnt: which of those the assistant wrote: the tokens that carry loss.
+      straddles: ``prompt`` is not what the prompt alone is encoded to, since a token lies across the seam.
     """
 
     prompt: list[int]
     completion: list[int]
     learnt: list[bool]
+    straddles: bool = False
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages, options: Options = None) -> str:
@@ -125,11 +128,8 @@ def encode_conversation(
     Raises:
       DataError: as :func:`render_conversation`.
     """
-    text, spans = render_conversation(tokenizer, messages, options)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    # By the first character: a token that begins in the assistant's turn is one that it had to write.
-    assistant = [any(begin <= first < end for begin, end in spans) for first, _ in encoded["offset_mapping"]]
-    return Conversation(list(encoded["input_ids"]), assistant)
+    tokens, parts = encode_spans(tokenizer, *render_conversation(tokenizer, messages, options))
+    return Conversation(tokens, [any(part.first <= i < part.end for part in parts) for i in range(len(tokens))])
 
 
 def encode_turns(
@@ -146,15 +146,16 @@ def encode_turns(
     Raises:
       DataError: as :func:`encode_conversation`; or no turn is left to learn.
     """
-    tokens, assistant = encode_conversation(tokenizer, messages, options)
-    begins = [i for i, mine in enumerate(assistant) if mine and not (i and assistant[i - 1])]
-    if len(begins) <= num_given:
+    tokens, parts = encode_spans(tokenizer, *render_conversation(tokenizer, messages, options))
+    written = [part for part in parts if part.first < part.end]
+    if len(written) <= num_given:
         raise DataError(
-            f"{len(begins)} turns of the assistant have tokens and {num_given} belong to the prompt, so there is "
+            f"{len(written)} turns of the assistant have tokens and {num_given} belong to the prompt, so there is "
             f"nothing to learn; the roles are {roles_of(messages)}."
         )
-    first, end = begins[num_given], len(assistant) - assistant[::-1].index(True)
-    return Turns(tokens[:first], tokens[first:end], assistant[first:end])
+    first, end = written[num_given].first, written[-1].end
+    learnt = [any(part.first <= i < part.end for part in written[num_given:]) for i in range(first, end)]
+    return Turns(tokens[:first], tokens[first:end], learnt, written[num_given].straddles)
 
 
 def _span(template: Template, messages: Messages, index: int, text: str) -> tuple[int, int]:

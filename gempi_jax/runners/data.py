@@ -11,8 +11,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.datasets import batch_indices
+from gempi_jax.llm.encoding import TooLong
 from gempi_jax.llm.generate import Completions
-from gempi_jax.llm.packing import TooLong
 from gempi_jax.llm.rewards import RewardSpec, compute_rewards
 from gempi_jax.runners.ends import Ends
 from gempi_jax.runners.tokens import Encoding, Stored, Streamed
@@ -56,6 +56,7 @@ class Source:
 
     Attributes:
       num_dropped, num_truncated: rows that were longer, by policy.
+      num_straddling: rows whose prompt lost its last token to the completion, where the tokenizer puts it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Source:
         self._tokens = Stored(rows, encoding) if isinstance(rows, list) else Streamed(rows, encoding)
         self.rows = self._tokens.rows
         self.num_dropped, self.num_truncated = self._tokens.num_dropped, self._tokens.num_truncated
+        self.num_straddling = self._tokens.num_straddling
 
     @property
     def prompt_width(self) -> int:

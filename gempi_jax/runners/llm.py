@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gempi_jax.llm import rewards
-from gempi_jax.llm.packing import TooLong
+from gempi_jax.llm.encoding import TooLong
 from gempi_jax.llm.rows import place_of
 from gempi_jax.llm.templates import choose_template
 from gempi_jax.models import ValueHead

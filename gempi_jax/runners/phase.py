@@ -286,6 +286,7 @@ class Iteration:
             "learning_rate": float(self.learning_rate((step + 1) * updates_per_iteration - 1)),
             "data/dropped_rows": float(self.source.num_dropped),
             "data/truncated_rows": float(self.source.num_truncated),
+            "data/seam_rows": float(self.source.num_straddling),
             "skipped_updates": float(jax.device_get(state.skipped)),
         }
         seconds = clock.total()

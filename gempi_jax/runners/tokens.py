@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from gempi_jax.llm.packing import Demonstrations, Padded, TooLong, encode_demonstrations, encode_prompts, pad_batch
+from gempi_jax.llm.encoding import Demonstrations, TooLong, encode_demonstrations, encode_prompts
+from gempi_jax.llm.padding import Padded, pad_batch
 from gempi_jax.llm.streaming import ChosenRows
 
 Row = dict[str, Any]
@@ -38,7 +39,10 @@ class Encoding:
         if not self.learns_completions:
             prompts = [row["prompt"] for row in rows]
             encoded = encode_prompts(self.tokenizer, prompts, self.max_prompt_length, self.long_prompts)
-            return Demonstrations(encoded.tokens, [], [], encoded.kept, encoded.num_dropped, encoded.num_truncated)
+            straddles = np.zeros(len(encoded.tokens), bool)
+            return Demonstrations(
+                encoded.tokens, [], [], straddles, encoded.kept, encoded.num_dropped, encoded.num_truncated
+            )
         lengths = self.max_prompt_length, self.max_completion_length
         return encode_demonstrations(self.tokenizer, rows, *lengths, self.long_prompts, self.long_completions)
 
@@ -62,12 +66,14 @@ class Stored:
       rows: those that are left.
       widths: tokens of the longest prompt and of the longest completion.
       num_dropped, num_truncated: rows that were longer, by policy.
+      num_straddling: rows that are left in which a token lies across the seam of prompt and completion.
     """
 
     def __init__(self, rows: Sequence[Row], encoding: Encoding):
         encoded = encoding(rows)
         self.rows: Sequence[Row] = [rows[i] for i in encoded.kept]
         self.num_dropped, self.num_truncated = encoded.num_dropped, encoded.num_truncated
+        self.num_straddling = int(encoded.straddles.sum())
         self.widths = _longest(encoded.prompts), _longest(encoded.completions)
         self._tokens = _pad(encoded, self.widths)
 
@@ -87,7 +93,7 @@ class Streamed:
 
     def __init__(self, rows: Sequence[Row], encoding: Encoding):
         self._encoding = encoding
-        lengths = np.concatenate(list(_lengths(rows, encoding)))
+        lengths, straddles = map(np.concatenate, zip(*_lengths(rows, encoding), strict=True))
         limits = np.array([encoding.max_prompt_length, encoding.max_completion_length])
         longer, policies = lengths > limits, (encoding.long_prompts, encoding.long_completions)
         kept = np.ones(len(lengths), bool)
@@ -104,6 +110,7 @@ class Streamed:
             )
         self.rows: Sequence[Row] = ChosenRows(rows, np.flatnonzero(kept))
         self.num_dropped, self.num_truncated = int((~kept).sum()), int(longer[kept].sum())
+        self.num_straddling = int(straddles[kept].sum())
         self.widths = tuple(np.minimum(lengths[kept].max(0), limits).tolist())
 
     def take(self, index: np.ndarray, rows: Sequence[Row]) -> Tokens:
@@ -111,8 +118,8 @@ class Streamed:
         return _pad(self._encoding(rows), self.widths)
 
 
-def _lengths(rows: Sequence[Row], encoding: Encoding) -> Iterator[np.ndarray]:
-    """Tokens of each row's prompt and completion [N, 2], some rows at a time."""
+def _lengths(rows: Sequence[Row], encoding: Encoding) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Tokens of each row's prompt and completion [N, 2], and which rows straddle [N], some rows at a time."""
     whole = dataclasses.replace(encoding, max_prompt_length=_NO_LIMIT, max_completion_length=_NO_LIMIT)
     for start in range(0, len(rows), _CHUNK):
         part = [rows[i] for i in range(start, min(start + _CHUNK, len(rows)))]
@@ -121,7 +128,8 @@ def _lengths(rows: Sequence[Row], encoding: Encoding) -> Iterator[np.ndarray]:
         except ValueError as error:
             raise ValueError(f"of the rows from {start}: {error}") from error
         completions = encoded.completions or [[]] * len(part)
-        yield np.array([[len(p), len(c)] for p, c in zip(encoded.prompts, completions, strict=True)])
+        lengths = np.array([[len(p), len(c)] for p, c in zip(encoded.prompts, completions, strict=True)])
+        yield lengths, encoded.straddles
 
 
 def _pad(encoded: Demonstrations, widths: tuple[int, int]) -> Tokens:

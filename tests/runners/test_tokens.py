@@ -12,7 +12,7 @@ from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.tasks import load_task
 from gempi_jax.runners.tokens import Encoding, Stored, Streamed
 
-# Of "two " n times, n tokens and one more for the space at the end.
+# Of "two " n times, n tokens in a prompt, which leaves the space at its end to what follows; one more in a completion.
 ROWS = [{"prompt": "two " * (1 + i % 7), "completion": "four " * (1 + i % 5), "i": i} for i in range(2500)]
 
 
@@ -30,8 +30,8 @@ def encoding(tokenizer, prompts=TooLong.DROP, completions=TooLong.DROP, *, learn
 def test_batches_are_those_of_rows_in_memory(tokenizer, policy, learns):
     how = encoding(tokenizer, policy, policy, learns=learns, longest=4)
     stored, streamed = Stored(ROWS, how), Streamed(ChosenRows(ROWS, range(len(ROWS))), how)
-    counts = (stored.num_dropped, stored.num_truncated)
-    assert counts == (streamed.num_dropped, streamed.num_truncated)
+    counts = (stored.num_dropped, stored.num_truncated, stored.num_straddling)
+    assert counts == (streamed.num_dropped, streamed.num_truncated, streamed.num_straddling)
     assert max(counts) > 0
     assert stored.widths == streamed.widths
     assert list(streamed.rows) == stored.rows
@@ -42,7 +42,7 @@ def test_batches_are_those_of_rows_in_memory(tokenizer, policy, learns):
 
 
 def test_rows_that_are_too_long_are_named(tokenizer):
-    with pytest.raises(ValueError, match="row 1: its prompt is longer than 2 tokens, as in 2142 of 2500 rows"):
+    with pytest.raises(ValueError, match="row 2: its prompt is longer than 2 tokens, as in 1785 of 2500 rows"):
         Streamed(ChosenRows(ROWS, range(2500)), encoding(tokenizer, TooLong.ERROR, longest=2))
     with pytest.raises(ValueError, match=r"every one of the 3 rows is longer than \[0, 5\] tokens; raise"):
         Streamed(ChosenRows(ROWS, range(3)), encoding(tokenizer, longest=0))

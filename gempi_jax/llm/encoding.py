@@ -1,83 +1,21 @@
-"""From texts to rectangles of tokens: what is too long is handled by a stated policy, and counted."""
+"""From rows of texts to tokens: what is too long is handled by a stated policy, and counted.
 
-import dataclasses
+Every text is encoded as a whole, see :mod:`gempi_jax.llm.seams`: a completion as what follows its prompt, and a prompt
+as what a completion follows.  So the prompts of demonstrations are those of rollouts and evaluation; where a token lies
+across the seam, it belongs to the completion, is learnt, and the row is counted.
+"""
+
 import enum
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.chat import Turns, encode_turns, render_completion, render_prompt
 from gempi_jax.llm.columns import DataError
-
-
-@dataclasses.dataclass(frozen=True)
-class PowerOfTwo:
-    """Rounds lengths up to smallest, 2 smallest, 4 smallest, ...: few shapes, so few compilations."""
-
-    smallest: int = 8
-
-    def __call__(self, length: int) -> int:
-        bucket = self.smallest
-        while bucket < length:
-            bucket *= 2
-        return bucket
-
-
-@dataclasses.dataclass(frozen=True)
-class MultipleOf:
-    """Rounds lengths up to a multiple: less padding, more shapes."""
-
-    size: int
-
-    def __call__(self, length: int) -> int:
-        return max(1, -(-length // self.size)) * self.size
-
-
-class Padded(NamedTuple):
-    """Right-padded sequences.
-
-    Attributes:
-      tokens: ids; ``pad_id`` behind each length.
-      lengths: real tokens of each row.  Never found by comparing with the pad id, which may be a real token.
-    """
-
-    tokens: Int[np.ndarray, "N P"]
-    lengths: Int[np.ndarray, " N"]
-
-
-def pad_batch(
-    sequences: Sequence[Sequence[int]],
-    length: int | Callable[[int], int] = PowerOfTwo(),
-    *,
-    pad_id: int = 0,
-) -> Padded:
-    """Right-padded int32 rectangle of ``sequences``.
-
-    Args:
-      sequences: token ids, N of them.
-      length: the width P, or a bucket that gives P for the longest sequence.
-      pad_id: fills the rest; any id will do.
-
-    Raises:
-      ValueError: where there is no sequence, or one is longer than P.
-    """
-    if not len(sequences):
-        raise ValueError("pad_batch: there are no sequences to pad; check for an empty batch before.")
-    lengths = np.asarray([len(sequence) for sequence in sequences], np.int32)
-    width = length(int(lengths.max())) if callable(length) else length
-    if lengths.max() > width:
-        index = int(lengths.argmax())
-        raise ValueError(
-            f"pad_batch: sequence {index} has {lengths[index]} tokens but rows have {width}; encode with "
-            f"max_length={width}, or give a larger length."
-        )
-    tokens = np.full((len(sequences), width), pad_id, np.int32)
-    for row, sequence in zip(tokens, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    return Padded(tokens, lengths)
+from gempi_jax.llm.seams import Pair, encode_openings, encode_pairs
 
 
 class TooLong(enum.Enum):
@@ -114,6 +52,8 @@ def encode_prompts(
 ) -> Encoded:
     """Token ids of prompts, with the special tokens that this tokenizer puts in front of a text.
 
+    They are those of texts that go on: see :func:`gempi_jax.llm.seams.encode_openings`.
+
     Args:
       tokenizer: of the policy.
       prompts: texts, or role lists, which the tokenizer's chat template writes.
@@ -123,7 +63,14 @@ def encode_prompts(
     Raises:
       ValueError: a prompt without a token, a prompt that is too long under ``ERROR``, or all prompts dropped.
     """
-    return _fit_prompts(tokenizer, [_prompt_tokens(tokenizer, prompt) for prompt in prompts], max_length, policy)
+    texts = [prompt_text(tokenizer, prompt) for prompt in prompts]
+    encoded = encode_openings(tokenizer, texts, [not isinstance(prompt, str) for prompt in prompts])
+    return _fit_prompts(tokenizer, encoded, max_length, policy)
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> str:
+    """The text of a prompt, up to where a completion begins."""
+    return prompt if isinstance(prompt, str) else render_prompt(tokenizer, prompt)
 
 
 def encode_completions(
@@ -134,7 +81,7 @@ def encode_completions(
     *,
     prompts: Sequence[Text] | None = None,
 ) -> Encoded:
-    """Token ids of completions as they stand, each ended by the eos token.
+    """Token ids of completions as they stand behind their prompts, each ended by the eos token.
 
     Args:
       tokenizer: of the policy.
@@ -147,9 +94,9 @@ def encode_completions(
       ValueError: a completion that is too long under ``ERROR``, all completions dropped, or a role list without its
         prompt.
     """
-    before = [None] * len(completions) if prompts is None else prompts
-    encoded = [_completion_tokens(tokenizer, *pair) for pair in zip(before, completions, strict=True)]
-    return _fit_completions(encoded, max_length, policy)
+    before = [""] * len(completions) if prompts is None else prompts
+    pairs = _pairs(tokenizer, list(zip(before, completions, strict=True)))
+    return _fit_completions([pair.completion for pair in pairs], max_length, policy)
 
 
 class Demonstrations(NamedTuple):
@@ -158,6 +105,7 @@ class Demonstrations(NamedTuple):
     Attributes:
       prompts, completions: ids by row.
       learnt: which tokens of each completion carry loss.
+      straddles: [len(prompts)] rows in which a token lies across the seam of prompt and completion.
       kept: [len(prompts)] which of the given rows they are, ascending.
       num_dropped, num_truncated: rows that were left out, and that lost tokens.
     """
@@ -165,6 +113,7 @@ class Demonstrations(NamedTuple):
     prompts: list[list[int]]
     completions: list[list[int]]
     learnt: list[list[bool]]
+    straddles: Bool[np.ndarray, " N"]
     kept: Int[np.ndarray, " N"]
     num_dropped: int
     num_truncated: int
@@ -186,7 +135,7 @@ def encode_demonstrations(
     Raises:
       DataError, ValueError: as :func:`encode_prompts` and :func:`encode_completions`.
     """
-    turns = [_turns(tokenizer, row) for row in rows]
+    turns = _turns(tokenizer, rows)
     texts = [turn.completion for turn in turns]
     completions = _fit_completions(texts, max_completion_length, long_completions)
     turns = [turns[i] for i in completions.kept]
@@ -197,13 +146,24 @@ def encode_demonstrations(
         prompts.tokens,
         tokens,
         learnt,
+        np.array([turns[i].straddles for i in prompts.kept], bool),
         completions.kept[prompts.kept],
         prompts.num_dropped + completions.num_dropped,
         prompts.num_truncated + completions.num_truncated,
     )
 
 
-def _turns(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Turns:
+def _turns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]) -> list[Turns]:
+    turns: list[Turns | None] = [_several_turns(tokenizer, row) for row in rows]
+    rest = [i for i, found in enumerate(turns) if found is None]
+    pairs = _pairs(tokenizer, [(rows[i]["prompt"], rows[i]["completion"]) for i in rest])
+    for i, pair in zip(rest, pairs, strict=True):
+        turns[i] = Turns(pair.prompt, pair.completion, [True] * len(pair.completion), pair.straddles)
+    return turns
+
+
+def _several_turns(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Turns | None:
+    """A row in which the assistant may speak more than once; ``None`` for prompts with one completion."""
     if "messages" in row:
         return encode_turns(tokenizer, row["messages"])
     prompt, completion = row["prompt"], row["completion"]
@@ -211,8 +171,32 @@ def _turns(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Turns:
     if several and prompt[-1]["role"] != "assistant":
         given = sum(message["role"] == "assistant" for message in prompt)
         return encode_turns(tokenizer, [*prompt, *completion], num_given=given)
-    tokens = _completion_tokens(tokenizer, prompt, completion)
-    return Turns(_prompt_tokens(tokenizer, prompt), tokens, [True] * len(tokens))
+    return None
+
+
+def _pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[Text, Text]]) -> list[Pair]:
+    """Prompts with their completions as tokens, these ended by the eos token."""
+    texts = [_pair_text(tokenizer, *pair) for pair in pairs]
+    encoded = encode_pairs(tokenizer, texts, [not isinstance(prompt, str) for prompt, _ in pairs])
+    return [
+        pair._replace(completion=_ended(pair.completion, tokenizer.eos_token_id, by_template=text is not completion))
+        for pair, (_, text), (_, completion) in zip(encoded, texts, pairs, strict=True)
+    ]
+
+
+def _pair_text(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: Text) -> tuple[str, str]:
+    if isinstance(completion, str):
+        return prompt_text(tokenizer, prompt), completion
+    if isinstance(prompt, str):
+        raise DataError("a completion is a role list, but its prompt is not; make both strings or both role lists.")
+    return prompt_text(tokenizer, prompt), render_completion(tokenizer, prompt, completion)
+
+
+def _ended(tokens: list[int], eos: int, *, by_template: bool) -> list[int]:
+    if by_template and eos in tokens:
+        # The turn's end, perhaps with more behind it; nothing that follows the end is ever sampled.
+        return tokens[: len(tokens) - tokens[::-1].index(eos)]
+    return tokens if tokens[-1:] == [eos] else [*tokens, eos]
 
 
 def _fit_prompts(
@@ -229,27 +213,6 @@ def _fit_prompts(
 
 def _fit_completions(encoded: list[list[int]], max_length: int, policy: TooLong) -> Encoded:
     return _fit(encoded, max_length, policy, "completion", lambda tokens: tokens[:max_length])
-
-
-def _prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
-    if not isinstance(prompt, str):  # a template writes the special tokens itself
-        return list(tokenizer(render_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"])
-    tokens = list(tokenizer(prompt)["input_ids"])
-    # Some tokenizers end every text; a prompt goes on.
-    return tokens[:-1] if tokens and tokens[-1] == tokenizer.eos_token_id else tokens
-
-
-def _completion_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Text | None, completion: Text) -> list[int]:
-    eos = tokenizer.eos_token_id
-    if isinstance(completion, str):
-        tokens = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
-        return tokens if tokens[-1:] == [eos] else [*tokens, eos]
-    if prompt is None or isinstance(prompt, str):
-        raise DataError("a completion is a role list, but its prompt is not; make both strings or both role lists.")
-    text = render_completion(tokenizer, prompt, completion)
-    tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    # A template ends the turn itself, perhaps with more behind it; nothing that follows the end is ever sampled.
-    return tokens[: len(tokens) - tokens[::-1].index(eos)] if eos in tokens else [*tokens, eos]
 
 
 def _keep_end(tokens: list[int], max_length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
