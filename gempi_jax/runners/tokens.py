@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.encoding import Demonstrations, TooLong, encode_demonstrations, encode_prompts
 from gempi_jax.llm.padding import Padded, pad_batch
+from gempi_jax.llm.rows import place_of
 from gempi_jax.llm.streaming import ChosenRows
 
 Row = dict[str, Any]
@@ -35,7 +36,38 @@ class Encoding:
     learns_completions: bool
 
     def __call__(self, rows: Sequence[Row]) -> Demonstrations:
-        """Tokens of rows; without completions where none are learnt."""
+        """Tokens of rows; without completions where none are learnt.
+
+        Raises:
+          ValueError: as ``encode_demonstrations``; with the place of the first row at fault, where rows know it.
+        """
+        try:
+            return self._encode(rows)
+        except ValueError as error:
+            place = self._fault(rows)
+            if not place:
+                raise
+            raise ValueError(f"{place}: {error}") from error
+
+    def _fault(self, rows: Sequence[Row]) -> str:
+        """Where the first row stands that fails alone; empty where none does, or it does not know."""
+        # A row that is too long is at fault only where that is an error.
+        prompt, completion = (
+            limit if policy is TooLong.ERROR else _NO_LIMIT
+            for limit, policy in (
+                (self.max_prompt_length, self.long_prompts),
+                (self.max_completion_length, self.long_completions),
+            )
+        )
+        alone = dataclasses.replace(self, max_prompt_length=prompt, max_completion_length=completion)
+        for row in rows:
+            try:
+                alone._encode([row])
+            except ValueError:
+                return place_of(row, "")
+        return ""
+
+    def _encode(self, rows: Sequence[Row]) -> Demonstrations:
         if not self.learns_completions:
             prompts = [row["prompt"] for row in rows]
             encoded = encode_prompts(self.tokenizer, prompts, self.max_prompt_length, self.long_prompts)
@@ -100,8 +132,8 @@ class Streamed:
         for kind, policy, limit, long in zip(("prompt", "completion"), policies, limits, longer.T, strict=True):
             if policy is TooLong.ERROR and long.any():
                 raise ValueError(
-                    f"row {long.argmax()}: its {kind} is longer than {limit} tokens, as in {long.sum()} of {len(long)} "
-                    "rows; raise the limit, or choose to drop or truncate"
+                    f"{place_of(rows[int(long.argmax())], f'row {long.argmax()}')}: its {kind} is longer than {limit} "
+                    f"tokens, as in {long.sum()} of {len(long)} rows; raise the limit, or choose to drop or truncate"
                 )
             kept &= ~long if policy is TooLong.DROP else True
         if not kept.any():
@@ -126,6 +158,8 @@ def _lengths(rows: Sequence[Row], encoding: Encoding) -> Iterator[tuple[np.ndarr
         try:
             encoded = whole(part)
         except ValueError as error:
+            if place_of(part[0], ""):
+                raise
             raise ValueError(f"of the rows from {start}: {error}") from error
         completions = encoded.completions or [[]] * len(part)
         lengths = np.array([[len(p), len(c)] for p, c in zip(encoded.prompts, completions, strict=True)])

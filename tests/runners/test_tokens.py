@@ -7,6 +7,7 @@ import pytest
 
 from configs.llm import gsm8k
 from gempi_jax.llm import TooLong, batch_indices, train_tokenizer
+from gempi_jax.llm.datasets import load_rows
 from gempi_jax.llm.streaming import ChosenRows
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.tasks import load_task
@@ -49,6 +50,20 @@ def test_rows_that_are_too_long_are_named(tokenizer):
     broken = [*ROWS[:2000], {"prompt": [{"role": "user", "content": "a"}], "completion": "b"}]
     with pytest.raises(ValueError, match="of the rows from 1024: the dataset has role lists, but the tokenizer has no"):
         Streamed(ChosenRows(broken, range(2001)), encoding(tokenizer))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_row_that_cannot_be_encoded_is_named_by_its_place(tokenizer, streamed):
+    def refused(rows, how, message):
+        rows = load_rows(rows)
+        with pytest.raises(ValueError, match=message):
+            Streamed(ChosenRows(rows, range(len(rows))), how) if streamed else Stored(rows, how)
+
+    long, role_list = {"prompt": "two " * 9}, [{"role": "user", "content": "a"}]
+    error, drop = (encoding(tokenizer, policy, learns=False, longest=4) for policy in (TooLong.ERROR, TooLong.DROP))
+    refused([ROWS[0], ROWS[1], long, long], error, r"^row 2 \(from 0\): .* longer than 4 tokens")
+    # What is dropped is not at fault.
+    refused([long, ROWS[1], {"prompt": role_list}], drop, r"^row 2 \(from 0\): the dataset has role lists")
 
 
 def test_a_streamed_task_has_the_rows_of_one_in_memory(tmp_path):
