@@ -155,7 +155,7 @@ def base() -> ConfigDict:
             "eval": {"batch_prompts": 128, "num_samples": 16},
             # Every so many iterations; the latest "keep" stay.
             "checkpoint": {"every": 10, "keep": 2},
-            # The run stops after so many updates in a row whose loss, gradient or reward is not finite.
+            # The run stops after so many iterations in a row whose losses, gradients or rewards are not finite.
             "max_skips_in_a_row": 5,
             # From SIGTERM until the run is saved from outside the main thread.
             "preemption_grace_seconds": 1.0,

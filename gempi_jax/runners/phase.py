@@ -25,11 +25,12 @@ from gempi_jax.runners.compiled import Clock, Compiled
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.ends import Ends
 from gempi_jax.runners.settings import PhaseSettings
-from gempi_jax.runners.world import Batch, Policy, Scored, behaviour, make_world, plain_batch, score_batch, snapshot
+from gempi_jax.runners.sources import SOURCES
+from gempi_jax.runners.world import Batch, Policy, Scored, behaviour, make_world, score_batch, snapshot
 from gempi_jax.training.preemption import Preemption
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, init_dual_opt_state, m_stage, skip_update
-from gempi_jax.types import Array, Params
+from gempi_jax.types import Array, Duals, Params
 
 SAME_MASK = {"same_mask": True, "deterministic": False}
 OLD_LOG_PROBS = {"scored": False, "sampler": True}
@@ -73,14 +74,14 @@ class Stages(NamedTuple):
 def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, resources: Resources) -> Stages:
     """Compiles nothing yet; the first call of each stage does."""
     policy = resources.policy if phase.baseline == "value" else resources.policy._replace(value_head=None)
-    baseline = lookup(BASELINES, phase.baseline, "baseline")
+    kind = lookup(SOURCES, phase.source, "source")
+    # What a batch holds is its source's to say: without rewards there is nothing to take a baseline off.
+    baseline = lookup(BASELINES, phase.baseline, "baseline") if kind.rewarded else None
     same_mask = lookup(SAME_MASK, phase.trust_region_dropout, "trust_region_dropout")
     as_sampled = lookup(OLD_LOG_PROBS, phase.old_log_probs, "old_log_probs")
     chunk = phase.prefill_chunk or None
 
     def score(frozen: Params, state: TrainState, batch: Batch):
-        if not method.anchors and method.trust_region is None and policy.value_head is None:
-            return *plain_batch(batch, 1), {}
         return score_batch(
             policy.on(frozen),
             method,
@@ -89,6 +90,7 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
             state,
             batch,
             as_sampled=as_sampled,
+            written=kind.written,
             prefill_chunk=chunk,
         )
 
@@ -98,9 +100,9 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
         world = make_world(
             policy.on(frozen),
             method,
+            scored,
             dropout=resources.dropout,
             same_mask=same_mask,
-            num_update_samples=phase.update_prompts // phase.num_updates * phase.samples_per_prompt,
             prefill_chunk=chunk,
         )
         part = jax.tree.map(lambda x: jnp.take(x, chosen, axis=0), scored)
@@ -112,23 +114,25 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
         )
         return settled(state), metrics
 
-    def e_step(state: TrainState, samples: Samples):
-        state, target = e_stage(method, optimizers, state, samples, num_dual_steps=phase.duals.num_temperature_steps)
-        return settled(state), target
+    def e_step(duals: Duals, dual_opt_state: PyTree, samples: Samples):
+        steps = phase.duals.num_temperature_steps
+        *adapted, target = e_stage(method, optimizers, duals, dual_opt_state, samples, num_dual_steps=steps)
+        return *settled(tuple(adapted)), target
 
-    def finish(state: TrainState):
-        return settled(finish_iteration(state, old_period=phase.old_period, old_ema_decay=phase.old_ema_decay))
+    def finish(state: TrainState, skipped: Array):
+        options = {"old_period": phase.old_period, "old_ema_decay": phase.old_ema_decay}
+        return settled(finish_iteration(state, skipped, **options))
 
-    def settled(state: TrainState) -> TrainState:
-        """The state comes out in the shards that it came in."""
-        return jax.lax.with_sharding_constraint(state, resources.shardings(state))
+    def settled(tree: PyTree) -> PyTree:
+        """A state, or a part of it, comes out in the shards that it came in."""
+        return jax.lax.with_sharding_constraint(tree, resources.shardings(tree))
 
     return Stages(
         Compiled(_rollout(phase, policy, resources)),
         Compiled(score),
         Compiled(e_step),
         Compiled(update, donate=(1,)),
-        Compiled(lambda state: settled(skip_update(state))),
+        Compiled(lambda state: settled(skip_update(state)), donate=(0,)),
         Compiled(finish, donate=(0,)),
     )
 
@@ -215,10 +219,10 @@ class Iteration:
         self.resources.preemption.poll()
         if finite:
             state, metrics = self._learn(state, batch, key, clock)
-            row |= metrics
+            row |= _means(metrics)
         else:
             state = self.stages.skip(state)
-        state = self.stages.finish(state)
+        state = self.stages.finish(state, np.bool_(row.get("mstep/skipped_fraction", 1.0) == 1.0))
         return state, row | self._account(state, step, row["num_tokens"], clock)
 
     def _batch(self, state, step, key, clock) -> tuple[Batch, dict[str, float], bool]:
@@ -255,25 +259,34 @@ class Iteration:
         jax.block_until_ready(scored)
         clock.lap("score")
         self.resources.preemption.poll()
-        e_state, target = self.stages.e_step(state, samples)
+        duals, dual_opt_state, target = self.stages.e_step(state.duals, state.dual_opt_state, samples)
         jax.block_until_ready(target)
         clock.lap("e_step")
+        # The parameters stay where they are, and the first update takes their buffers over.
+        state = state._replace(duals=duals, dual_opt_state=dual_opt_state)
         weights, rest = target.weights, target._replace(weights=jnp.zeros(()), metrics={})
+        kept, mass = self._heaviest(weights)
         updates = []
-        for number, (chosen, update_key) in enumerate(self._parts(key, weights)):
-            args = (self.resources.frozen, e_state, scored, weights, chosen, update_key, rest)
+        for number, (chosen, update_key) in enumerate(self._parts(key, kept)):
+            args = (self.resources.frozen, state, scored, weights, chosen, update_key, rest)
             update = self.stages.update.prepare(*args)
             if number == 0:
-                self.resources.preemption.poll()  # compiled, and the last moment at which the held state lives
-            e_state, part = update(*args)
+                self.resources.preemption.poll()  # compiled, and the last moment at which a state held uncopied lives
+            state, part = update(*args)
             updates.append(part)
-        jax.block_until_ready(e_state.params)
+        jax.block_until_ready(state.params)
         clock.lap("m_step")
-        return e_state, _means(metrics | target.metrics | _total(updates))
+        return state, metrics | target.metrics | _total(updates) | {"mstep/kept_mass": mass}
 
-    def _parts(self, key: Array, weights: Array):
+    def _heaviest(self, weights: Array) -> tuple[np.ndarray, Metric]:
+        """The groups that the M-step sees, those with most weight, and their share of all weight."""
+        of_group = np.asarray(jax.device_get(weights)).reshape(len(weights), -1).sum(1)
+        heaviest = np.argsort(-of_group, kind="stable")[: self.phase.update_prompts]
+        kept, total = of_group[heaviest].sum(), of_group.sum()
+        return heaviest, Metric(np.float32(min(kept, total)), np.float32(total))
+
+    def _parts(self, key: Array, heaviest: np.ndarray):
         """Groups of each optimiser step, freshly shuffled every epoch, and its dropout key."""
-        heaviest = np.argsort(-np.asarray(jax.device_get(weights)).sum(-1), kind="stable")[: self.phase.update_prompts]
         for epoch in range(self.phase.num_epochs):
             order = np.asarray(jax.random.permutation(named_key(key, "order", epoch), len(heaviest)))
             order = order.reshape(self.phase.num_updates, -1)

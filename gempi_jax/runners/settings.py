@@ -347,10 +347,11 @@ class RunSettings:
       reward_functions: more of them, ``NAME`` or ``WEIGHT*NAME``: keys of a config hold no dots, as names of files do.
       phases: by name, in order.
       seed: of everything random.
-      max_skips_in_a_row: the run ends with an error after so many updates in a row that were not finite.
+      max_skips_in_a_row: the run ends with an error after so many iterations in a row that could make no update,
+        since a loss, a reward or a gradient was not finite.
       preemption_grace_seconds: from a signal until the run is saved from outside the main thread.
       keep_boundary: one more copy of the state on the devices, so that a signal is answered at any moment; without it
-        one that comes during an M-step is answered after it.
+        one that comes once the M-step has begun is answered after the iteration.
     """
 
     model: ModelSettings

@@ -29,6 +29,7 @@ class Batch(NamedTuple):
       model_log_probs: log pi_t(y_t) as the sampler computed it, nats; 0 of a dataset.
       rewards: r_i.
       index: the group's place in the global batch; its dropout masks come from it.
+      behaviour_log_probs: log b(y_i), nats, as a dataset's rows carry it; ``None`` where b is pi_t, up to the shift.
     """
 
     prompts: Int[Array, "G P"]
@@ -39,6 +40,7 @@ class Batch(NamedTuple):
     model_log_probs: Float[Array, "G K C"]
     rewards: Float[Array, "G K"]
     index: Int[Array, "G"]
+    behaviour_log_probs: Float[Array, "G K"] | None = None
 
 
 class Scored(NamedTuple):
@@ -91,15 +93,29 @@ def snapshot(policy: Policy, name: str, params: Params) -> Params:
     return jax.tree.map(jnp.copy, params)
 
 
+class _Reading(NamedTuple):
+    """What a pass of pi_t over a batch says, or the sampler in its place.
+
+    Attributes:
+      log_probs, entropy: of each token, nats; ``None`` for an entropy that nobody asked for.
+      features: the prompts' last hidden states.
+    """
+
+    log_probs: Float[Array, "G K C"]
+    entropy: Float[Array, "G K C"] | None
+    features: Float[Array, "G D"]
+
+
 def score_batch(
     policy: Policy,
     method: Method,
-    baseline: Baseline,
+    baseline: Baseline | None,
     normalize: bool,
     state: TrainState,
     batch: Batch,
     *,
     as_sampled: bool = False,
+    written: bool = True,
     prefill_chunk: int | None = None,
 ) -> tuple[Scored, Samples, dict[str, Metric]]:
     """Scores a batch under every frozen policy that the method asks for, and takes the baseline off its rewards.
@@ -109,11 +125,13 @@ def score_batch(
     Args:
       policy: the networks.
       method: names the anchors.
-      baseline: of the advantages.
+      baseline: of the advantages; ``None`` for a batch without rewards, whose advantages are 0.
       normalize: divides advantages by their standard deviation over the batch.
       state: parameters and snapshots.
       batch: G prompts with K completions each.
       as_sampled: takes log pi_t from the sampler instead of a pass over what it wrote; no value head, then.
+      written: pi_t wrote the completions, and its entropy and the sampler's gap are reported; a dataset's are read
+        only where the method or the value head needs it.
       prefill_chunk: tokens of each prompt that are read at a time; ``None`` for all of them.
 
     Returns:
@@ -124,54 +142,66 @@ def score_batch(
         rows = batch.prompts, batch.prompt_lengths, batch.completions, batch.mask
         return score(policy.model, params, *rows, prefill_chunk=prefill_chunk)
 
-    num_tokens = batch.mask.sum().astype(jnp.float32)
-    reported = jnp.where(batch.mask, batch.model_log_probs, 0.0)
+    needed = bool(method.anchors) or method.trust_region is not None or policy.value_head is not None
+    reported, unread = jnp.where(batch.mask, batch.model_log_probs, 0.0), jnp.zeros((batch.prompts.shape[0], 1))
     if as_sampled:
         # -log pi_t of a sample estimates the entropy without bias, at temperature 1 without truncation.
-        old, entropy, features = reported, -reported, jnp.zeros((batch.prompts.shape[0], 1))
+        reading = _Reading(reported, -reported, unread)
+    elif written or needed:
+        scored = scores(behaviour(state))
+        reading = _Reading(scored.log_probs, scored.entropy, scored.prompt_hidden)
     else:
-        old, entropy, _, features = scores(behaviour(state))
-    sequence = {"old": old.sum(-1)}
-    sampler_log_probs = sequence["old"] + batch.sampler_shift
+        reading = _Reading(jnp.zeros(batch.mask.shape, jnp.float32), None, unread)
+    sequence = {"old": reading.log_probs.sum(-1)}
     for name in set(method.snapshots) - {"old"}:
         sequence[name] = scores(state.snapshots[name]).log_probs.sum(-1)
+    carried = batch.behaviour_log_probs
+    advantages = _advantages(policy, baseline, normalize, state, batch, reading.features)
+    samples = Samples(
+        advantages=advantages,
+        sampler_log_probs=sequence["old"] + batch.sampler_shift if carried is None else carried,
+        anchor_log_probs=jnp.stack([sequence[name] for name in method.anchors])
+        if method.anchors
+        else jnp.zeros((0, *advantages.shape)),
+        tie_break=batch.rewards,
+    )
+    metrics, num_tokens = {}, batch.mask.sum().astype(jnp.float32)
+    if reading.entropy is not None:
+        metrics["entropy"] = Metric(reading.entropy.sum(), num_tokens)
+    if written and not as_sampled:
+        metrics["sampler_gap"] = Metric(jnp.abs(reading.log_probs - reported).sum(), num_tokens)
+    if "ref" in sequence:
+        metrics["kl"] = Metric.of((sequence["old"] - sequence["ref"]).mean())
+    return Scored(batch, reading.features, reading.log_probs), samples, metrics
+
+
+def _advantages(
+    policy: Policy,
+    baseline: Baseline | None,
+    normalize: bool,
+    state: TrainState,
+    batch: Batch,
+    features: Float[Array, "G D"],
+) -> Float[Array, "G K"]:
+    """r - b(x), over the whole batch."""
+    if baseline is None:
+        return jnp.zeros(batch.rewards.shape, jnp.float32)
     values = None
     if policy.value_head is not None:
         values = policy.value_head.apply({"params": state.params["value"]}, features)
     advantages = baseline(batch.rewards, values)
     if normalize:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    samples = Samples(
-        advantages=advantages,
-        sampler_log_probs=sampler_log_probs,
-        anchor_log_probs=jnp.stack([sequence[name] for name in method.anchors])
-        if method.anchors
-        else jnp.zeros((0, *advantages.shape)),
-        tie_break=batch.rewards,
-    )
-    metrics = {"entropy": Metric(entropy.sum(), num_tokens)}
-    if not as_sampled:
-        metrics["sampler_gap"] = Metric(jnp.abs(old - reported).sum(), num_tokens)
-    if "ref" in sequence:
-        metrics["kl"] = Metric.of((sequence["old"] - sequence["ref"]).mean())
-    return Scored(batch, features, old), samples, metrics
-
-
-def plain_batch(batch: Batch, hidden_size: int) -> tuple[Scored, Samples]:
-    """A batch of demonstrations, m = 0: nobody's log-probabilities are needed and all advantages are 0."""
-    zeros = jnp.zeros(batch.rewards.shape, jnp.float32)
-    samples = Samples(zeros, zeros, jnp.zeros((0, *zeros.shape), jnp.float32))
-    features = jnp.zeros((batch.prompts.shape[0], hidden_size), jnp.float32)
-    return Scored(batch, features, jnp.zeros(batch.mask.shape, jnp.float32)), samples
+    return advantages
 
 
 def make_world(
     policy: Policy,
     method: Method,
+    whole: Scored,
     *,
     dropout: bool,
     same_mask: bool,
-    num_update_samples: int,
     prefill_chunk: int | None = None,
 ) -> World:
     """How the language world evaluates pi_theta.
@@ -179,10 +209,10 @@ def make_world(
     Args:
       policy: the networks.
       method: its ``trust_region`` says which D_M(pi_t || pi_theta) each token needs.
+      whole: the batch of the E-step, whatever part of it an update sees: V(x) is fitted on all of its prompts.
       dropout: whether the likelihood pass drops.
       same_mask: pi_t drops the units that pi_theta drops, which makes D_M exactly 0 before the first update; otherwise
         D_M comes from a deterministic pass of both.
-      num_update_samples: samples of a whole update, over which the value baseline's loss 0.5 (V(x) - r)^2 is averaged.
       prefill_chunk: tokens of each prompt that are read at a time; ``None`` for all of them.
 
     Returns:
@@ -225,17 +255,12 @@ def make_world(
             else:
                 output = terms(params["policy"], hidden, batch, frozen)
                 divergence["kl"] = output.divergence
-        aux_loss, aux_metrics = value_loss(params, scored)
-        evaluation = Evaluation(output.log_probs, batch.mask, divergence, num_terms, scored.old_log_probs)
-        return evaluation, aux_loss, aux_metrics
+        return Evaluation(output.log_probs, batch.mask, divergence, num_terms, scored.old_log_probs)
 
-    def value_loss(params, scored):
-        if policy.value_head is None:
-            return jnp.zeros(()), {}
-        values = policy.value_head.apply({"params": params["value"]}, scored.features)
-        errors = 0.5 * jnp.square(values[:, None] - scored.batch.rewards)
-        loss = errors.sum() / num_update_samples
-        weight = jnp.asarray(errors.size, jnp.float32)
-        return loss, {"value_loss": Metric(errors.sum(), weight)}
+    def value_loss(params):
+        values = policy.value_head.apply({"params": params["value"]}, whole.features)
+        loss = 0.5 * jnp.square(values[:, None] - whole.batch.rewards).mean()
+        return loss, {"value_loss": Metric.of(loss)}
 
-    return World(evaluate, lambda scored: scored.batch.mask.sum().astype(jnp.float32))
+    auxiliary = None if policy.value_head is None else value_loss
+    return World(evaluate, lambda scored: scored.batch.mask.sum().astype(jnp.float32), auxiliary)

@@ -70,8 +70,8 @@ def train(
       checkpointer, writer, preemption, progress: of the run.
       checkpoint_every: iterations between checkpoints.
       keep_boundary: keeps a copy of the state that an iteration started from, so that a signal can be answered at any
-        moment; without it, a signal that comes during an M-step is answered after it.
-      max_skips_in_a_row: the run ends with an error after so many updates in a row that were not finite.
+        moment; without it, a signal that comes once the M-step has begun is answered after the iteration.
+      max_skips_in_a_row: the run ends with an error after so many iterations in a row that could make no update.
 
     Returns:
       The state after the last iteration.
@@ -132,7 +132,8 @@ def _check_skips(state: TrainState, step: int, limit: int) -> None:
     in_a_row, total = jax.device_get((state.skipped_in_a_row, state.skipped))
     if in_a_row >= limit:
         raise TooManySkippedUpdates(
-            f"step {step}: {in_a_row} updates in a row had a loss, reward or gradient that is not finite ({total} in "
-            f"all), so training stops. The parameters from before them are in the last checkpoint. Lower the learning "
-            f"rate or look at the rewards, and start afresh in another workdir; max_skips_in_a_row = {limit}."
+            f"step {step}: {in_a_row} iterations in a row made no update, since a loss, reward or gradient was not "
+            f"finite ({total} updates in all), so training stops. The parameters from before them are in the last "
+            "checkpoint. Lower the learning rate or look at the rewards, and start afresh in another workdir; "
+            f"max_skips_in_a_row = {limit}."
         )

@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
       snapshots: frozen policies by name, each a copy of ``params["policy"]``.
       key: root key of the run; everything random is a ``named_key`` of it.
       skipped: updates skipped in all because loss, gradient or reward was not finite.
-      skipped_in_a_row: the latest uninterrupted stretch of them.
+      skipped_in_a_row: the latest uninterrupted stretch of iterations in which none could be made.
     """
 
     step: Int[Array, ""]

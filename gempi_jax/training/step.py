@@ -25,13 +25,15 @@ class World(NamedTuple):
     """How a world evaluates the policy that is being fitted.
 
     Attributes:
-      evaluate: (params, snapshots, part of the batch, key, terms in the whole update) -> the evaluation, an additive
-        auxiliary loss (the value baseline's) and its metrics.
+      evaluate: (params, snapshots, part of the batch, key, terms in the whole update) -> the evaluation.
       count_terms: batch -> number of real likelihood terms in it.
+      auxiliary: params -> a loss beside the method's and its metrics, on data that neither updates nor micro-batches
+        cut: the value baseline's, which is fitted on all prompts; ``None`` for none.
     """
 
-    evaluate: Callable[[PyTree, dict[str, PyTree], Any, Array, Array], tuple[Evaluation, Array, Metrics]]
+    evaluate: Callable[[PyTree, dict[str, PyTree], Any, Array, Array], Evaluation]
     count_terms: Callable[[Any], Array]
+    auxiliary: Callable[[PyTree], tuple[Array, Metrics]] | None = None
 
 
 class Optimizers(NamedTuple):
@@ -47,19 +49,28 @@ def init_dual_opt_state(optimizers: Optimizers, duals: Duals) -> PyTree:
 
 
 def e_stage(
-    method: Method, optimizers: Optimizers, state: TrainState, samples: Samples, *, num_dual_steps: int = 1
-) -> tuple[TrainState, Target]:
+    method: Method,
+    optimizers: Optimizers,
+    duals: Duals,
+    dual_opt_state: PyTree,
+    samples: Samples,
+    *,
+    num_dual_steps: int = 1,
+) -> tuple[Duals, PyTree, Target]:
     """Brings the temperatures up to date with the batch, then builds the target from it.
+
+    No parameter goes in or out: compiled by itself, the stage copies none.
 
     Args:
       method: whose E-step.
       optimizers: of which the duals' is used.
-      state: of the run.
+      duals: of the run.
+      dual_opt_state: of their optimisers.
       samples: the global batch; the target's weights are fixed for all updates that follow.
       num_dual_steps: gradient steps on (25) before the target is built; 0 leaves the temperatures alone.
 
     Returns:
-      The state with new duals, and the target.
+      The new duals, the state of their optimisers, and the target.
     """
 
     def dual_loss(duals):
@@ -69,10 +80,9 @@ def e_stage(
         duals, opt_state = carry
         return _step_duals(optimizers, duals, opt_state, jax.grad(dual_loss)(duals), e_step=True), None
 
-    duals, dual_opt_state = state.duals, state.dual_opt_state
     if E_STEP_DUAL in duals and num_dual_steps:
         (duals, dual_opt_state), _ = jax.lax.scan(dual_step, (duals, dual_opt_state), length=num_dual_steps)
-    return state._replace(duals=duals, dual_opt_state=dual_opt_state), method.e_step(duals, samples)
+    return duals, dual_opt_state, method.e_step(duals, samples)
 
 
 def m_stage(
@@ -102,17 +112,21 @@ def m_stage(
       num_microbatches: divides the number of groups.
 
     Returns:
-      The new state, or the old one with its counters raised when loss or gradient was not finite; metrics.
+      The new state, or the old one with its counter raised when loss or gradient was not finite; metrics, of which
+      ``mstep/skipped_fraction`` says whether it was.
     """
     num_terms = world.count_terms(batch)
     parts = _split((batch, target.weights), num_microbatches)
 
     def loss_fn(params, duals, part):
         batch_part, weights = part
-        evaluation, aux_loss, aux_metrics = world.evaluate(params, state.snapshots, batch_part, key, num_terms)
-        output = method.m_step(duals, target._replace(weights=weights), evaluation)
-        loss = output.loss + aux_loss
-        return loss, {**output.metrics, **aux_metrics, "loss": Metric(loss, jnp.ones_like(loss))}
+        evaluation = world.evaluate(params, state.snapshots, batch_part, key, num_terms)
+        loss, metrics = method.m_step(duals, target._replace(weights=weights), evaluation)
+        if world.auxiliary is not None:
+            auxiliary, more = world.auxiliary(params)
+            # Each part has its share, so that the parts add up to it.
+            loss, metrics = loss + auxiliary / num_microbatches, metrics | more
+        return loss, {**metrics, "loss": Metric(loss, jnp.ones_like(loss))}
 
     gradient = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
     if num_microbatches == 1:
@@ -133,15 +147,18 @@ def m_stage(
 
 
 def skip_update(state: TrainState) -> TrainState:
-    """Counts an update that could not be made because a reward was not finite."""
-    return state._replace(skipped=state.skipped + 1, skipped_in_a_row=state.skipped_in_a_row + 1)
+    """Counts an update that could not be made because something was not finite."""
+    return state._replace(skipped=state.skipped + 1)
 
 
-def finish_iteration(state: TrainState, *, old_period: int = 1, old_ema_decay: float = 0.0) -> TrainState:
+def finish_iteration(
+    state: TrainState, skipped: Bool[Array, ""] | bool = False, *, old_period: int = 1, old_ema_decay: float = 0.0
+) -> TrainState:
     """Counts the iteration and refreshes pi_t.
 
     Args:
       state: after the iteration's updates.
+      skipped: whether none of them could be made.
       old_period: T_target: pi_t becomes the current policy every so many iterations.
       old_ema_decay: d in pi_t <- d pi_t + (1 - d) pi_theta at each refresh; 0 copies.
 
@@ -157,7 +174,8 @@ def finish_iteration(state: TrainState, *, old_period: int = 1, old_ema_decay: f
             return jnp.where(step % old_period == 0, mixed, old) if old_period > 1 else mixed
 
         snapshots["old"] = jax.tree.map(refresh, snapshots["old"], state.params["policy"])
-    return state._replace(step=step, snapshots=snapshots)
+    in_a_row = jnp.where(skipped, state.skipped_in_a_row + 1, 0)
+    return state._replace(step=step, snapshots=snapshots, skipped_in_a_row=in_a_row)
 
 
 def _split(tree: PyTree, num_parts: int) -> PyTree:
@@ -193,10 +211,9 @@ def _apply(optimizers, state, grads, dual_grads, metrics) -> tuple[TrainState, M
         opt_state=opt_state,
         duals=duals,
         dual_opt_state=dual_opt_state,
-        skipped_in_a_row=jnp.zeros_like(state.skipped_in_a_row),
     )
     state = jax.tree.map(lambda new, old: _select(finite, new, old), updated, skip_update(state))
-    return state, {**metrics, "grad_norm": Metric.of(grad_norm)}
+    return state, {**metrics, "grad_norm": Metric.of(grad_norm), "mstep/skipped_fraction": Metric.of(~finite)}
 
 
 def _select(finite: Bool[Array, ""], new: Array, old: Array) -> Array:

@@ -69,7 +69,7 @@ def test_the_other_methods_take_the_same_path(method, tmp_path):
             "method_args": {"divergence": "alpha_0.5"},
         },
         {
-            "old_log_probs": "sampler",
+            **{"old_log_probs": "sampler", "m_step_fraction": 1.0, "duals": {"num_temperature_steps": 1}},
             "method_args": {
                 **{"temperature": "solved", "scope": "group", "top_k_fraction": 1.0},
                 **{"divergence": "jensen_shannon", "epsilon_eta": 0.05},
@@ -139,7 +139,7 @@ def test_rewards_that_are_not_finite_skip_updates_and_stop_the_run(bad, skips, t
     config["rl"]["num_iterations"] = 6
     workdir = tmp_path / "run"
     if skips is None:
-        with pytest.raises(TooManySkippedUpdates, match=r"2 updates in a row .* max_skips_in_a_row = 2"):
+        with pytest.raises(TooManySkippedUpdates, match=r"2 iterations in a row .* max_skips_in_a_row = 2"):
             run(settings_from_config(config), workdir, config)
         assert list((workdir / "checkpoints").glob("step_*"))
         return

@@ -1,5 +1,7 @@
 """The training step on a policy small enough to know everything about: one categorical distribution per group."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from gempi_jax.contracts import Evaluation, Samples
+from gempi_jax.contracts import Evaluation, Metric, Samples
 from gempi_jax.methods import sft, vmpo
 from gempi_jax.numerics import categorical_kl
 from gempi_jax.training import sharding
@@ -34,7 +36,7 @@ def evaluate(params, snapshots, batch, key, num_terms):
     if "old" in snapshots:
         log_p = jax.nn.log_softmax(batch["features"] @ snapshots["old"]["w"])[:, None]
         divergence["kl"] = categorical_kl(jnp.broadcast_to(log_p, log_q.shape), log_q)[..., None]
-    return Evaluation(log_probs, batch["mask"][..., None], divergence, num_terms), jnp.zeros(()), {}
+    return Evaluation(log_probs, batch["mask"][..., None], divergence, num_terms)
 
 
 WORLD = World(evaluate, lambda batch: batch["mask"].sum().astype(jnp.float32))
@@ -77,8 +79,14 @@ def make_state(method):
     )
 
 
+def adapt(method, state, samples, **options):
+    """The E-stage, its duals put back into the state."""
+    duals, opt_state, target = e_stage(method, OPTIMIZERS, state.duals, state.dual_opt_state, samples, **options)
+    return state._replace(duals=duals, dual_opt_state=opt_state), target
+
+
 def iterate(method, num_microbatches, state, batch, samples):
-    state, target = e_stage(method, OPTIMIZERS, state, samples, num_dual_steps=2)
+    state, target = adapt(method, state, samples, num_dual_steps=2)
     return m_stage(method, WORLD, OPTIMIZERS, state, batch, target, state.key, num_microbatches=num_microbatches)
 
 
@@ -116,7 +124,7 @@ def test_eight_devices_give_what_one_gives():
 def test_a_stage_moves_only_its_own_duals():
     method = vmpo(epsilon_alpha=0.01)
     before, samples = make_state(method), make_samples()
-    after_e, target = e_stage(method, OPTIMIZERS, before, samples)
+    after_e, target = adapt(method, before, samples)
     assert float(after_e.duals["temperature"][0]) != float(before.duals["temperature"][0])
     assert float(after_e.duals["multiplier/kl"]) == float(before.duals["multiplier/kl"])
     after_m, _ = m_stage(method, WORLD, OPTIMIZERS, after_e, make_batch(), target, before.key)
@@ -129,19 +137,19 @@ def test_a_stage_moves_only_its_own_duals():
 def test_an_update_that_is_not_finite_is_skipped_and_counted(place, bad):
     method = vmpo(epsilon_alpha=0.01)
     state, batch, samples = make_state(method), make_batch(), make_samples()
-    _, target = e_stage(method, OPTIMIZERS, state, samples)
+    _, target = adapt(method, state, samples)
     broken = batch
     if place == "features":
         broken = {**batch, "features": batch["features"].at[3, 1].set(bad)}
     else:
         target = target._replace(weights=target.weights.at[0, 0].set(bad))
-    skipped, _ = m_stage(method, WORLD, OPTIMIZERS, state, broken, target, state.key)
-    expected = state._replace(skipped=jnp.int32(1), skipped_in_a_row=jnp.int32(1))
-    chex.assert_trees_all_equal(plain(skipped), plain(expected))
-    # The next good one goes through and ends the stretch.
-    _, target = e_stage(method, OPTIMIZERS, state, samples)
-    good, _ = m_stage(method, WORLD, OPTIMIZERS, skipped, batch, target, state.key)
-    assert (int(good.skipped), int(good.skipped_in_a_row)) == (1, 0)
+    skipped, metrics = m_stage(method, WORLD, OPTIMIZERS, state, broken, target, state.key)
+    chex.assert_trees_all_equal(plain(skipped), plain(state._replace(skipped=jnp.int32(1))))
+    assert metrics["mstep/skipped_fraction"].mean() == 1
+    # The next good one goes through.
+    _, target = adapt(method, state, samples)
+    good, metrics = m_stage(method, WORLD, OPTIMIZERS, skipped, batch, target, state.key)
+    assert (int(good.skipped), float(metrics["mstep/skipped_fraction"].mean())) == (1, 0)
     assert np.any(np.asarray(good.params["policy"]["w"]) != np.asarray(state.params["policy"]["w"]))
 
 
@@ -151,7 +159,7 @@ def test_sft_is_maximum_likelihood():
     state, batch = make_state(method), make_batch()
     batch = {**batch, "mask": jnp.ones((GROUPS, SAMPLES), bool)}
     samples = make_samples()._replace(anchor_log_probs=jnp.zeros((0, GROUPS, SAMPLES)))
-    _, target = e_stage(method, OPTIMIZERS, state, samples)
+    _, target = adapt(method, state, samples)
 
     def loss(params):
         log_q = jax.nn.log_softmax(batch["features"] @ params["policy"]["w"])[:, None]
@@ -181,6 +189,34 @@ def test_pi_t_is_refreshed_every_period():
     np.testing.assert_allclose(averaged.snapshots["old"]["w"], 0.75 * stale + 0.25 * fresh, rtol=1e-6)
 
 
-def test_skip_update_counts():
-    state = skip_update(skip_update(make_state(sft())))
-    assert (int(state.skipped), int(state.skipped_in_a_row)) == (2, 2)
+def test_updates_are_counted_and_iterations_in_a_row():
+    # Eight updates of one iteration are one iteration.
+    state = make_state(sft())
+    for _ in range(8):
+        state = skip_update(state)
+    assert (int(state.skipped), int(state.skipped_in_a_row)) == (8, 0)
+    state = finish_iteration(state, True)
+    assert (int(state.skipped), int(state.skipped_in_a_row)) == (8, 1)
+    assert int(finish_iteration(state, True).skipped_in_a_row) == 2
+    assert int(finish_iteration(state, jnp.array(False)).skipped_in_a_row) == 0
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 4])
+def test_an_auxiliary_loss_counts_once_whatever_the_micro_batches(num_microbatches):
+    # d/dw of 0.5 |w - 1|^2 is w - 1, beside the method's own gradient.
+    def auxiliary(params):
+        loss = 0.5 * jnp.square(params["policy"]["w"] - 1.0).sum()
+        return loss, {"auxiliary": Metric.of(loss)}
+
+    method, batch, samples = sft(), make_batch(), make_samples()
+    samples = samples._replace(anchor_log_probs=jnp.zeros((0, GROUPS, SAMPLES)))
+    optimizers = OPTIMIZERS._replace(params=optax.sgd(1.0))
+    state = make_state(method)._replace(opt_state=optimizers.params.init({"policy": {"w": jnp.zeros((3, ACTIONS))}}))
+    _, target = adapt(method, state, samples)
+    run = functools.partial(m_stage, num_microbatches=num_microbatches)
+    plainly, _ = run(method, WORLD, optimizers, state, batch, target, state.key)
+    beside, metrics = run(method, WORLD._replace(auxiliary=auxiliary), optimizers, state, batch, target, state.key)
+    before = state.params["policy"]["w"]
+    moved = plainly.params["policy"]["w"] - beside.params["policy"]["w"]
+    np.testing.assert_allclose(moved, before - 1.0, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics["auxiliary"].mean(), 0.5 * jnp.square(before - 1.0).sum(), rtol=1e-6)
