@@ -52,7 +52,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         num_updates=4,
         # A reference that trails the policy by about five iterations keeps the first of them, where duals and Adam know
         # nothing yet, from undoing what SFT has learned; it pays for a wider trust region and a rate that stays up.
-        old_ema_decay=0.8,
+        # RL-EM knows no trust region that it could stay within: it takes its own samples, not those of older policies.
+        old_ema_decay=0.0 if method == "rl_em" else 0.8,
         old_log_probs="sampler",
         optimizer={
             "name": "adam",
@@ -62,10 +63,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "final_fraction": 0.3,
             "warmup_steps": 10,
         },
-        duals={"num_temperature_steps": 10, "temperature_learning_rate": 0.01, "multiplier_learning_rate": 0.5},
     )
     if "epsilon_alpha" in config.rl.method_args:
         config.rl.method_args.epsilon_alpha = 0.008
+        config.rl.duals.multiplier_learning_rate = 0.5
+    if config.rl.method_args.get("temperature") == "dual":
+        config.rl.duals.num_temperature_steps = 10
+    if config.rl.method_args.get("scope") == "group":
+        # Every prompt weighs the same: none can be left out.
+        config.rl.m_step_fraction = 1.0
     if method == "sft":
         # SFT continued for as long as V-MPO takes: the comparison that the README quotes.
         config.rl = config.sft.copy_and_resolve_references()
@@ -94,7 +100,7 @@ def shrink(config: ConfigDict) -> None:
                 "num_iterations": 4,
                 "batch_prompts": 8,
                 "num_generations": 4,
-                "m_step_fraction": 0.5,
+                "m_step_fraction": 0.5 if config.rl.m_step_fraction < 1 else 1.0,
                 "num_updates": 2,
                 "eval_every": 2,
             }

@@ -20,6 +20,8 @@ class Method(NamedTuple):
       m_step: duals, target, evaluation -> loss, differentiable in the evaluation and in the duals.
       trust_region: the D_M that the world must put into ``Evaluation.divergence``, from pi_k = ``"old"``; ``None``
         when the M-step is unconstrained.
+      weighs_rewards: whether weights depend on the advantages; those of demonstrations alone do not.
+      by_group: whether weights are normalised over the samples of each group, so that all groups weigh the same.
     """
 
     snapshots: tuple[str, ...]
@@ -28,3 +30,5 @@ class Method(NamedTuple):
     e_step: Callable[[Duals, Samples], Target]
     m_step: Callable[[Duals, Target, Evaluation], LossOutput]
     trust_region: TokenDivergence | None = None
+    weighs_rewards: bool = True
+    by_group: bool = False

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from gempi_jax.contracts import Evaluation, LossOutput, Samples, Target
-from gempi_jax.em import Dual, GempiSpec, Unconstrained, e_step, initial_multipliers, m_step
+from gempi_jax.em import Dual, GempiSpec, Scope, TopK, Unconstrained, e_step, initial_multipliers, m_step
 from gempi_jax.methods.base import Method
 from gempi_jax.types import Duals
 
@@ -31,4 +31,13 @@ def from_spec(spec: GempiSpec, *, axis_name: str | tuple[str, ...] | None = None
     def loss(duals: Duals, target: Target, evaluation: Evaluation) -> LossOutput:
         return m_step(spec, duals, target, evaluation)
 
-    return Method(tuple(snapshots), spec.policies, init, target, loss, trust_region)
+    return Method(
+        tuple(snapshots),
+        spec.policies,
+        init,
+        target,
+        loss,
+        trust_region,
+        weighs_rewards=bool(spec.anchors) or isinstance(spec.filter, TopK),
+        by_group=spec.scope is Scope.GROUP,
+    )

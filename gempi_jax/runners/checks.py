@@ -1,9 +1,33 @@
 """Settings that are right each by itself and wrong together: an error for each, before any compute."""
 
 import math
-from collections.abc import Mapping
+import numbers
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
+import jax
+
+from gempi_jax.llm.rows import place_of
+from gempi_jax.methods.base import Method
+from gempi_jax.runners.data import Source
 from gempi_jax.runners.settings import PhaseSettings, RunSettings
+from gempi_jax.runners.sources import SOURCES
+
+
+def check_phase(name: str, phase: PhaseSettings, method: Method) -> None:
+    """Checks a phase's settings against its method.
+
+    Args:
+      name: of its section, for errors.
+      phase: its settings.
+      method: made of them.
+
+    Raises:
+      ValueError: with the place in the config, the value and the fix.
+    """
+    _check_samples(name, phase, method)
+    _check_effects(name, phase, method)
 
 
 def check_plan(
@@ -59,3 +83,157 @@ def _check_devices(name: str, phase: PhaseSettings, mesh: Mapping[str, int]) -> 
             f"config.{name}.shrink = {phase.shrink!r}: is for one device, since sequences would be exchanged between "
             "several; leave it empty, or set all axes of config.mesh to 1"
         )
+
+
+class _Effect(NamedTuple):
+    """When a phase's setting does anything.
+
+    Attributes:
+      setting: its name in the phase's section.
+      holds: settings and method -> whether it has an effect.
+      why: the reason where it has none.
+      harmless: values that say what is so in any case, beside the default.
+    """
+
+    setting: str
+    holds: Callable[[PhaseSettings, Method], bool]
+    why: str
+    harmless: tuple[Any, ...] = ()
+
+
+def _weighs_rewards(phase: PhaseSettings, method: Method) -> bool:
+    return method.weighs_rewards and SOURCES[phase.source].rewarded
+
+
+def _writes(phase: PhaseSettings, method: Method) -> bool:
+    return SOURCES[phase.source].written
+
+
+def _keeps_old(phase: PhaseSettings, method: Method) -> bool:
+    return "old" in method.snapshots or SOURCES[phase.source].written
+
+
+def _has_dual(kind: str) -> Callable[[PhaseSettings, Method], bool]:
+    return lambda phase, method: any(name.startswith(kind) for name in jax.eval_shape(method.init))
+
+
+_NO_REWARDS = "no reward is read here"
+_NO_ROLLOUT = "the completions are the dataset's own"
+_NO_TEMPERATURE = "no temperature follows gradient steps; the method has it fixed, or solves for it"
+EFFECTS = (
+    _Effect("baseline", _weighs_rewards, _NO_REWARDS, harmless=("zero",)),
+    _Effect("normalize_advantages", _weighs_rewards, _NO_REWARDS),
+    _Effect("value_learning_rate", lambda phase, _: phase.baseline == "value", "baseline is not 'value'"),
+    _Effect("num_generations", _writes, _NO_ROLLOUT, harmless=(1,)),
+    _Effect("top_k", _writes, _NO_ROLLOUT),
+    _Effect("top_p", _writes, _NO_ROLLOUT),
+    _Effect("min_p", _writes, _NO_ROLLOUT),
+    _Effect("shrink", _writes, _NO_ROLLOUT),
+    _Effect("old_period", _keeps_old, "neither the method nor a rollout uses pi_t"),
+    _Effect("old_ema_decay", _keeps_old, "neither the method nor a rollout uses pi_t"),
+    _Effect(
+        "trust_region_dropout", lambda _, method: method.trust_region is not None, "the method has no trust region"
+    ),
+    _Effect("optimizer.final_fraction", lambda phase, _: phase.optimizer.schedule != "constant", "the rate stays"),
+    _Effect("optimizer.b1", lambda phase, _: phase.optimizer.name != "adafactor", "adafactor has none"),
+    _Effect("optimizer.b2", lambda phase, _: phase.optimizer.name.startswith("adam"), "Adam alone has one"),
+    _Effect("duals.optimizer", _has_dual(""), "the method has no duals"),
+    _Effect("duals.num_temperature_steps", _has_dual("temperature"), _NO_TEMPERATURE),
+    _Effect("duals.temperature_learning_rate", _has_dual("temperature"), _NO_TEMPERATURE),
+    _Effect("duals.multiplier_learning_rate", _has_dual("multiplier"), "the method's M-step has no budget"),
+)
+"""Settings that only some methods or sources read: elsewhere any value but the default is refused by name."""
+
+
+def _check_effects(name: str, phase: PhaseSettings, method: Method) -> None:
+    defaults = PhaseSettings()
+    for effect in EFFECTS:
+        value, default = (operator.attrgetter(effect.setting)(settings) for settings in (phase, defaults))
+        if value != default and value not in effect.harmless and not effect.holds(phase, method):
+            raise ValueError(
+                f"config.{name}.{effect.setting} = {value!r}: has no effect with method {phase.method!r} on source "
+                f"{phase.source!r}, since {effect.why}; leave it at {default!r}"
+            )
+
+
+def _check_samples(name: str, phase: PhaseSettings, method: Method) -> None:
+    """What a method compares must be there to be compared."""
+    place, one = f"config.{name}", phase.samples_per_prompt == 1
+    more = "num_generations to at least 2, or " if SOURCES[phase.source].written else ""
+    count = "num_generations is 1" if more else f"source {phase.source!r} has one completion of each prompt"
+    if method.weighs_rewards and not SOURCES[phase.source].rewarded:
+        raise ValueError(
+            f"{place}.source = {phase.source!r}: method {phase.method!r} weighs completions by their rewards, and "
+            "these have none; set source to 'scored' and give a column 'reward', or method to 'sft'"
+        )
+    if one and phase.baseline == "group_mean" and method.weighs_rewards:
+        raise ValueError(
+            f"{place}.baseline = 'group_mean': {count}, whose mean is its own reward, so that all advantages are 0; "
+            f"set {more}baseline to 'batch_mean', 'value' or 'zero'"
+        )
+    if one and method.by_group:
+        raise ValueError(
+            f"{place}.method_args.scope = 'group': {count}, whose weight is 1 whatever its reward; set {more}"
+            "method_args.scope to 'batch'"
+        )
+    if phase.m_step_fraction < 1 and (method.by_group or not method.weighs_rewards):
+        why = "each prompt's samples have weights of their own, and all prompts" if method.by_group else "all prompts"
+        raise ValueError(
+            f"{place}.m_step_fraction = {phase.m_step_fraction}: {why} weigh the same, so that those left out would be "
+            "no worse than the others; set it to 1, or lower batch_prompts"
+        )
+
+
+def check_scored(name: str, rows: Iterable[Mapping[str, Any]], method: Method) -> bool:
+    """Whether the rows of a ``scored`` source carry ``log_prob``, log b(y) of the policy that wrote them.
+
+    Without it b is taken to be pi_t, whose own anchor then drops out of every weight; any other anchor would be weighed
+    against a policy that did not write the rows, and that training moves.
+
+    Args:
+      name: of the phase's section, for errors.
+      rows: of the source.
+      method: of the phase.
+
+    Raises:
+      ValueError: a row without a reward or, where it is needed, a log-probability; a value that is none.
+    """
+    others = [anchor for anchor in method.anchors if anchor != "old"]
+    start, without, carries = f"config.{name}.source = 'scored'", None, False
+    for index, row in enumerate(rows):
+        place = f"{start}: {place_of(row, f'row {index}')}"
+        if "reward" not in row:
+            raise ValueError(f"{place} has no column 'reward'")
+        value = row.get("log_prob")
+        if value is None:
+            without = without or place
+        elif not _is_log_prob(value):
+            raise ValueError(
+                f"{place} has log_prob {value!r}; it has to be a finite number of at most 0, the nats of the whole "
+                "completion with its end token, added up"
+            )
+        else:
+            carries = True
+    if without and others:
+        raise ValueError(
+            f"{without} has no column 'log_prob', which the anchor {others[0]!r} is weighed against: log b(y) in nats, "
+            "of the policy that wrote the completion, added up over its tokens and its end token; give it, or choose a "
+            "method whose only anchor is 'old', such as awr"
+        )
+    if without and carries:
+        raise ValueError(f"{without} has no column 'log_prob', and others do; give it to all")
+    return carries
+
+
+def check_whole(name: str, source: Source) -> None:
+    """Refuses rows that were cut where their ``log_prob`` is of the whole text."""
+    if source.num_truncated:
+        raise ValueError(
+            f"config.{name}.source = 'scored': {source.num_truncated} rows are cut to the lengths of this run, and "
+            "their 'log_prob' is of the whole text; set data.long_prompts and data.long_completions to 'drop'"
+        )
+
+
+def _is_log_prob(value: Any) -> bool:
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return number and -math.inf < value <= 0

@@ -52,6 +52,7 @@ class Source:
       max_completion_length: C, tokens.
       long_prompts, long_completions: policies for what is longer.
       learns_completions: the rows' own completions are what is learnt.
+      carries_log_probs: rows have ``log_prob``, log b(y) of the policy that wrote them.
       seed: of the order.
 
     Attributes:
@@ -72,10 +73,11 @@ class Source:
         long_prompts: TooLong,
         long_completions: TooLong = TooLong.ERROR,
         learns_completions: bool = False,
+        carries_log_probs: bool = False,
         seed: int,
     ):
         self._tokenizer, self._rewards, self._ends = tokenizer, rewards, ends
-        self._batch, self._seed = batch_prompts, seed
+        self._batch, self._seed, self._carries_log_probs = batch_prompts, seed, carries_log_probs
         lengths = max_prompt_length, max_completion_length
         encoding = Encoding(tokenizer, *lengths, long_prompts, long_completions, learns_completions)
         self._tokens = Stored(rows, encoding) if isinstance(rows, list) else Streamed(rows, encoding)
@@ -106,6 +108,9 @@ class Source:
         taken = self._tokens.take(index, prompts.rows)
         tokens = taken.completions.tokens[:, None]
         rewards = np.array([[float(row.get("reward", 0.0))] for row in prompts.rows], np.float32)
+        behaviour = None
+        if self._carries_log_probs:
+            behaviour = np.array([[float(row["log_prob"])] for row in prompts.rows], np.float32)
         batch = Batch(
             prompts=prompts.tokens,
             prompt_lengths=prompts.lengths,
@@ -115,6 +120,7 @@ class Source:
             model_log_probs=np.zeros(tokens.shape, np.float32),
             rewards=rewards,
             index=np.arange(len(index), dtype=np.int32),
+            behaviour_log_probs=behaviour,
         )
         return batch, float(prompts.lengths.sum() + taken.completions.lengths.sum())
 

@@ -12,21 +12,22 @@ import jax.numpy as jnp
 
 from gempi_jax.llm import rewards
 from gempi_jax.llm.encoding import TooLong
-from gempi_jax.llm.rows import place_of
 from gempi_jax.llm.templates import choose_template
+from gempi_jax.methods.base import Method
 from gempi_jax.models import ValueHead
 from gempi_jax.numerics.keys import named_key, named_seed
 from gempi_jax.runners import phase as stages
 from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import blame, lookup, method_from_settings
-from gempi_jax.runners.checks import check_plan
+from gempi_jax.runners.checks import check_phase, check_plan, check_scored, check_whole
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.ends import phase_ends, union
 from gempi_jax.runners.judge import Judge
 from gempi_jax.runners.optimizers import build_optimizers
 from gempi_jax.runners.policy import Start, load_start
 from gempi_jax.runners.rowchecks import say_changed, try_rewards
-from gempi_jax.runners.settings import RunSettings
+from gempi_jax.runners.settings import PhaseSettings, RunSettings
+from gempi_jax.runners.sources import SOURCES
 from gempi_jax.runners.tasks import Task, load_rewards, load_task
 from gempi_jax.runners.world import Policy
 from gempi_jax.training import sharding
@@ -38,9 +39,6 @@ from gempi_jax.training.state import TrainState
 from gempi_jax.training.writers import Writer, check_workdir, claim_workdir
 
 _logger = logging.getLogger(__name__)
-SOURCES = {"rollout": True, "demonstrations": False, "scored": False}
-"""Whether the policy writes the completions of a source."""
-
 TOO_LONG = {policy.value: policy for policy in TooLong}
 
 
@@ -99,6 +97,8 @@ def _train(plan: "Plan", workdir: pathlib.Path, preemption: Preemption) -> Train
     else:
         state, host, resumed_at = restored
         say_changed(host.get("rows"), plan.rows)
+    # What trains is in the state; its start would be one more copy of it.
+    plan.forget_start()
     with Writer(workdir, resumed_at=resumed_at) as writer:
         return train(
             phases,
@@ -112,6 +112,17 @@ def _train(plan: "Plan", workdir: pathlib.Path, preemption: Preemption) -> Train
             keep_boundary=settings.keep_boundary,
             max_skips_in_a_row=settings.max_skips_in_a_row,
         )
+
+
+def _method(name: str, phase: PhaseSettings) -> Method:
+    """The method of a phase, checked against its settings."""
+    method = method_from_settings(name, phase)
+    check_phase(name, phase, method)
+    follows = phase.old_period > 1 or phase.old_ema_decay > 0
+    if follows and "old" not in method.snapshots and SOURCES[phase.source].written:
+        # No anchor is pi_t, and yet it writes: what it follows the policy by is set.
+        return method._replace(snapshots=(*method.snapshots, "old"))
+    return method
 
 
 def _round_up(number: int, multiple: int) -> int:
@@ -162,10 +173,11 @@ class Plan:
         self._ends = phase_ends(self._tokenizer, settings, checkpoint.eos_ids if checkpoint else ())
         self._judged = union(self._tokenizer, self._ends.values())
         for name, phase in settings.phases.items():
+            lookup(SOURCES, phase.source, f"config.{name}.source")
             lookup(BASELINES, phase.baseline, f"config.{name}.baseline")
             lookup(stages.OLD_LOG_PROBS, phase.old_log_probs, f"config.{name}.old_log_probs")
             lookup(stages.SAME_MASK, phase.trust_region_dropout, f"config.{name}.trust_region_dropout")
-        self._methods = [method_from_settings(name, phase) for name, phase in settings.phases.items()]
+        self._methods = [_method(name, phase) for name, phase in settings.phases.items()]
         self._optimizers = [build_optimizers(phase, name) for name, phase in settings.phases.items()]
         self._sources = [self._phase_source(name, task, reward_specs) for name in self._names]
         longest = max(phase.max_completion_length for phase in settings.phases.values())
@@ -197,6 +209,10 @@ class Plan:
         zero = jnp.zeros((), jnp.int32)
         state = TrainState(zero, params, (), {}, {}, {}, key, zero, zero)
         return jax.device_put(state, self._shardings(state))
+
+    def forget_start(self) -> None:
+        """Lets go of the parameters of before the first phase; nothing is left of them but their shapes."""
+        self.start = self.start.without_params()
 
     def template(self, index: int) -> TrainState:
         """Shapes and shards of a state of a phase, to restore into."""
@@ -255,7 +271,7 @@ class Plan:
 
     def _phase_source(self, name: str, task: Task, reward_specs) -> Source:
         phase = self.settings.phases[name]
-        writes = lookup(SOURCES, phase.source, f"config.{name}.source")
+        writes = SOURCES[phase.source].written
         rows = task.train if writes else task.demonstrations
         if not rows and writes:
             raise ValueError(
@@ -266,22 +282,24 @@ class Plan:
                 f"config.{name}.source = {phase.source!r}: the data have no rows with a completion; name one in "
                 "data.columns, or raise data.num_demonstrations"
             )
-        missing = [row for row in rows if "reward" not in row] if phase.source == "scored" else []
-        if missing:
-            place = place_of(missing[0], "a row")
-            raise ValueError(f"config.{name}.source = 'scored': {place} has no column 'reward'")
+        method = self._methods[self._names.index(name)]
+        carries = phase.source == "scored" and check_scored(name, rows, method)
         data = self.settings.data
         lengths = f"data.max_prompt_length = {data.max_prompt_length} (data.long_prompts = {data.long_prompts!r})"
         if not writes:
             lengths += f", max_completion_length = {phase.max_completion_length} (data.long_completions = "
             lengths += f"{data.long_completions!r})"
         with blame(f"config.{name} with {lengths}"):
-            return self._source(
+            source = self._source(
                 rows,
                 ends=self._ends[name],
                 batch_prompts=phase.batch_prompts,
                 max_completion_length=phase.max_completion_length,
                 learns_completions=not writes,
+                carries_log_probs=carries,
                 # Two phases over the same rows take them in orders of their own.
                 seed=named_seed(self.settings.seed, f"phase/{name}"),
             )
+        if carries:
+            check_whole(name, source)
+        return source

@@ -40,6 +40,12 @@ class Start(NamedTuple):
     params: Params
     frozen: Params
 
+    def without_params(self) -> "Start":
+        """With shapes in place of the parameters that train."""
+        shapes = jax.eval_shape(lambda: self.params)
+        pretrained = self.pretrained if self.frozen else self.pretrained._replace(params=shapes)
+        return self._replace(pretrained=pretrained, params=shapes)
+
     def fingerprint(self) -> dict[str, str]:
         """What a checkpoint must agree with: the architecture and, under adapters, them and their base's bits."""
         config = self.model.config

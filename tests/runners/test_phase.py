@@ -1,0 +1,223 @@
+"""The stages of an iteration on a decoder of a few hundred parameters: what a batch tells which part of them."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.llm import arithmetic
+from gempi_jax.em import GempiSpec, TopK
+from gempi_jax.methods import METHODS, from_spec
+from gempi_jax.models import Decoder, DecoderConfig, ValueHead
+from gempi_jax.runners import phase as stages
+from gempi_jax.runners.build import settings_from_config
+from gempi_jax.runners.data import Prompts, Source
+from gempi_jax.runners.llm import Plan, run
+from gempi_jax.runners.optimizers import build_optimizers
+from gempi_jax.runners.policy import load_start
+from gempi_jax.runners.settings import OptimizerSettings, PhaseSettings
+from gempi_jax.runners.tasks import load_rewards, load_task
+from gempi_jax.runners.world import Batch, Policy
+from gempi_jax.training import sharding
+from gempi_jax.training.state import TrainState
+
+MODEL = Decoder(DecoderConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_layers=1, num_heads=2))
+
+
+def one_device(tree):
+    return jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), tree)
+
+
+RESOURCES = stages.Resources(
+    policy=Policy(MODEL, ValueHead()),
+    frozen={},
+    ends=SimpleNamespace(eos_ids=(0,), stop_sequences=()),
+    pad_id=0,
+    place=jax.device_put,
+    shardings=one_device,
+    preemption=SimpleNamespace(poll=lambda: None),
+    dropout=False,
+)
+
+
+def make_batch(rewards, *, log_probs=None):
+    """Random prompts of two tokens, and completions of two."""
+    groups, samples = rewards.shape
+    random = np.random.default_rng(0)
+    tokens = random.integers(1, 11, (groups, samples + 1, 2)).astype(np.int32)
+    shape = (groups, samples, 2)
+    return Batch(
+        tokens[:, 0],
+        np.full(groups, 2, np.int32),
+        tokens[:, 1:],
+        np.ones(shape, bool),
+        np.zeros(rewards.shape, np.float32),
+        np.full(shape, -1.0, np.float32),
+        rewards.astype(np.float32),
+        np.arange(groups, dtype=np.int32),
+        log_probs,
+    )
+
+
+class OneBatch(Source):
+    """A source that scores the same completions afresh in every iteration."""
+
+    num_dropped = num_truncated = 0
+
+    def __init__(self, batch, draw):
+        self.batch, self.draw = batch, draw
+
+    def prompts(self, step):
+        return Prompts(self.batch.prompts, self.batch.prompt_lengths, []), np.array([step])
+
+    def completions(self, prompts, index):
+        return self.batch._replace(rewards=self.draw(int(index[0]))), 1.0
+
+
+def begin(phase, method, params):
+    """The stages of a phase, and the state it begins in."""
+    optimizers, rate = build_optimizers(phase, "rl")
+    zero = jnp.zeros((), jnp.int32)
+    value = RESOURCES.policy.value_head.init(jax.random.key(1), jnp.zeros((1, 8)))["params"]
+    state = TrainState(zero, {"policy": params, "value": value}, (), {}, {}, {}, jax.random.key(0), zero, zero)
+    state = stages.begin(method, optimizers, RESOURCES, state)
+    return stages.build_stages(phase, method, optimizers, RESOURCES), state, rate
+
+
+def iterate(phase, method, params, source, count):
+    compiled, state, rate = begin(phase, method, params)
+    iteration = stages.Iteration("rl", phase, compiled, RESOURCES, source, rate)
+    rows = []
+    for _ in range(count):
+        state, row = iteration(state)
+        rows.append(row)
+    return state, rows
+
+
+def test_a_filter_without_anchors_sees_the_rewards(random_params):
+    # Best of K: of eight samples the two with the largest rewards, wherever they are.
+    rewards = np.array([[0.1, 0.9, 0.2, 0.3], [0.0, 0.4, 0.8, 0.7]])
+    phase = PhaseSettings(method="sft", batch_prompts=2, num_generations=4, num_updates=1, old_log_probs="sampler")
+    for method, baseline, expected in [
+        (from_spec(GempiSpec(filter=TopK(0.25))), "zero", [[0, 0.5, 0, 0], [0, 0, 0.5, 0]]),
+        # Less the means of 0.375 and 0.475, 0.525 and 0.325 are the largest still.
+        (from_spec(GempiSpec(filter=TopK(0.25))), "group_mean", [[0, 0.5, 0, 0], [0, 0, 0.5, 0]]),
+        (METHODS["sft"](), "group_mean", np.full((2, 4), 0.125)),
+    ]:
+        compiled, state, _ = begin(PhaseSettings(**{**vars(phase), "baseline": baseline}), method, random_params(MODEL))
+        _, samples, metrics = compiled.score({}, state, jax.device_put(make_batch(rewards)))
+        *_, target = compiled.e_step(state.duals, state.dual_opt_state, samples)
+        np.testing.assert_allclose(target.weights, expected, err_msg=baseline)
+        assert set(metrics) == {"entropy"}
+
+
+def test_demonstrations_need_no_pass_and_no_reward(random_params):
+    phase = PhaseSettings(method="sft", source="demonstrations", batch_prompts=2, num_updates=1)
+    compiled, state, _ = begin(phase, METHODS["sft"](), random_params(MODEL))
+    scored, samples, metrics = compiled.score({}, state, jax.device_put(make_batch(np.array([[3.0], [5.0]]))))
+    assert metrics == {}
+    assert not np.any(scored.old_log_probs)
+    assert not np.any(samples.advantages)
+
+
+def test_the_log_probs_that_rows_carry_are_those_of_the_sampler(random_params):
+    phase = PhaseSettings(method="dar", source="scored", baseline="zero", batch_prompts=2, num_updates=1)
+    compiled, state, _ = begin(phase, METHODS["dar"](), random_params(MODEL))
+    carried = np.array([[-3.0], [-0.5]], np.float32)
+    batch = make_batch(np.array([[1.0], [0.0]]), log_probs=carried)
+    scored, samples, _ = compiled.score({}, state, jax.device_put(batch))
+    np.testing.assert_array_equal(samples.sampler_log_probs, carried)
+    np.testing.assert_allclose(samples.anchor_log_probs[1], scored.old_log_probs.sum(-1), rtol=1e-6)
+    # Without them b is pi_t, whose own anchor drops out.
+    _, samples, _ = compiled.score({}, state, jax.device_put(batch._replace(behaviour_log_probs=None)))
+    np.testing.assert_allclose(samples.sampler_log_probs, samples.anchor_log_probs[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 2])
+def test_a_learned_value_is_fitted_on_all_prompts_whatever_the_m_step_keeps(num_microbatches, random_params):
+    phase = PhaseSettings(
+        method="vmpo",
+        source="scored",
+        baseline="value",
+        batch_prompts=256,
+        m_step_fraction=0.25,
+        num_updates=2,
+        num_microbatches=num_microbatches,
+        value_learning_rate=3e-3,
+        optimizer=OptimizerSettings(learning_rate=0.0),
+    )
+
+    def bernoulli(step):
+        return (np.random.default_rng([7, step]).random((256, 1)) < 0.3).astype(np.float32)
+
+    method, batch = METHODS["vmpo"](), make_batch(np.zeros((256, 1)))
+    state, rows = iterate(phase, method, random_params(MODEL), OneBatch(batch, bernoulli), 150)
+    compiled, _, _ = begin(phase, method, random_params(MODEL))
+    _, samples, _ = compiled.score({}, state, jax.device_put(batch))
+    # Rewards of this batch are 0: its advantages are -V.
+    np.testing.assert_allclose(-samples.advantages.mean(), 0.30, atol=0.03)
+    # The loss of the best constant, p (1 - p) / 2.
+    np.testing.assert_allclose(np.mean([row["value_loss"] for row in rows[-50:]]), 0.105, atol=0.01)
+    # V-MPO weighs half of the samples, of which the M-step sees half.
+    assert all(0.25 < row["mstep/kept_mass"] < 1 for row in rows)
+
+
+def test_the_mass_that_the_m_step_keeps_is_logged(random_params):
+    # At a fixed temperature of 1 weights are exp(A), of which the three largest are kept.
+    rewards = np.array([[2.5], [0.0], [1.0], [0.0], [2.0], [0.0], [0.0], [0.0]], np.float32)
+    settings = {"method": "awr", "source": "scored", "baseline": "zero", "batch_prompts": 8, "num_updates": 1}
+    weights = np.exp(rewards)
+    for fraction, expected in [(0.375, (np.e**2.5 + np.e**2 + np.e) / weights.sum()), (1.0, 1.0)]:
+        phase = PhaseSettings(**settings, m_step_fraction=fraction)
+        source = OneBatch(make_batch(rewards), lambda _: rewards)
+        _, (row,) = iterate(phase, METHODS["awr"](beta=1.0), random_params(MODEL), source, 1)
+        np.testing.assert_allclose(row["mstep/kept_mass"], expected, rtol=1e-5)
+
+
+def quick_plan(method):
+    config = arithmetic.get_config(f"{method},quick")
+    settings = settings_from_config(config)
+    task, mesh = load_task(settings), sharding.make_mesh({})
+    return Plan(settings, task, load_rewards(settings), load_start(settings, task, mesh), mesh)
+
+
+def test_two_phases_over_the_same_rows_take_them_in_orders_of_their_own():
+    first, second = quick_plan("sft")._sources
+    assert len(first.rows) == len(second.rows)
+    assert list(first.prompts(0)[1]) != list(second.prompts(0)[1])
+
+
+def num_bytes(arrays):
+    return sum(leaf.nbytes for leaf in arrays if not leaf.is_deleted())
+
+
+@pytest.mark.parametrize("keep_boundary", [True, False])
+def test_an_m_step_has_one_live_state_beside_the_boundary(keep_boundary, tmp_path, monkeypatch):
+    config = arithmetic.get_config("vmpo,quick")
+    config.unlock()
+    config.phases, config.keep_boundary = ("rl",), keep_boundary
+    config.rl.update({"num_iterations": 2, "eval_every": 100})
+    config.rl.optimizer.warmup_steps = 0
+    parts, before, live = stages.Iteration._parts, num_bytes(jax.live_arrays()), []
+    sizes = set()
+
+    def watched(self, *args):
+        for part in parts(self, *args):
+            yield part
+            live.append(num_bytes(jax.live_arrays()) - before)
+
+    def call(self, state, inner=stages.Iteration.__call__):
+        sizes.add(num_bytes(jax.tree.leaves(state._replace(key=()))))
+        return inner(self, state)
+
+    monkeypatch.setattr(stages.Iteration, "_parts", watched)
+    monkeypatch.setattr(stages.Iteration, "__call__", call)
+    run(settings_from_config(config), tmp_path / "run", config.to_dict())
+    (size,) = sizes
+    states = np.array(live) / size
+    assert len(states) == 4
+    # A batch of 8 x 4 sequences, what was said of it and a few metrics are what lies beside.
+    assert np.all(states > 1 + keep_boundary)
+    assert np.all(states < 1 + keep_boundary + 0.2)
