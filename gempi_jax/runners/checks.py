@@ -134,9 +134,6 @@ EFFECTS = (
     _Effect(
         "trust_region_dropout", lambda _, method: method.trust_region is not None, "the method has no trust region"
     ),
-    _Effect("optimizer.final_fraction", lambda phase, _: phase.optimizer.schedule != "constant", "the rate stays"),
-    _Effect("optimizer.b1", lambda phase, _: phase.optimizer.name != "adafactor", "adafactor has none"),
-    _Effect("optimizer.b2", lambda phase, _: phase.optimizer.name.startswith("adam"), "Adam alone has one"),
     _Effect("duals.optimizer", _has_dual(""), "the method has no duals"),
     _Effect("duals.num_temperature_steps", _has_dual("temperature"), _NO_TEMPERATURE),
     _Effect("duals.temperature_learning_rate", _has_dual("temperature"), _NO_TEMPERATURE),

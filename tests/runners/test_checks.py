@@ -10,7 +10,7 @@ from gempi_jax.em import GempiSpec, TopK
 from gempi_jax.methods import METHODS, from_spec
 from gempi_jax.runners.build import method_from_settings, settings_from_config
 from gempi_jax.runners.checks import EFFECTS, check_phase, check_scored
-from gempi_jax.runners.settings import DualSettings, OptimizerSettings, PhaseSettings
+from gempi_jax.runners.settings import DualSettings, PhaseSettings
 
 SCORED = {"source": "scored", "baseline": "zero"}
 DEMONSTRATIONS = {"method": "sft", "source": "demonstrations"}
@@ -83,9 +83,6 @@ NO_EFFECT = {
     "old_period": {**DEMONSTRATIONS, "old_period": 2},
     "old_ema_decay": {**DEMONSTRATIONS, "old_ema_decay": 0.5},
     "trust_region_dropout": {"method": "awr", "trust_region_dropout": "deterministic"},
-    "optimizer.final_fraction": {"optimizer": OptimizerSettings(final_fraction=0.5)},
-    "optimizer.b1": {"optimizer": OptimizerSettings(name="adafactor", b1=0.5)},
-    "optimizer.b2": {"optimizer": OptimizerSettings(name="sgd", b2=0.5)},
     "duals.optimizer": {"method": "awr", "duals": DualSettings(optimizer="sgd")},
     "duals.num_temperature_steps": {
         "method_args": {"temperature": "solved"},
