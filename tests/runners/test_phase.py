@@ -64,7 +64,7 @@ def make_batch(rewards, *, log_probs=None):
 class OneBatch(Source):
     """A source that scores the same completions afresh in every iteration."""
 
-    num_dropped = num_truncated = 0
+    num_dropped = num_truncated = num_straddling = 0
 
     def __init__(self, batch, draw):
         self.batch, self.draw = batch, draw
