@@ -3,9 +3,10 @@
 from gempi_jax.llm.chat import Conversation, encode_conversation
 from gempi_jax.llm.columns import DataError
 from gempi_jax.llm.datasets import batch_indices, load_rows
-from gempi_jax.llm.encoding import Encoded, TooLong, encode_completions, encode_prompts
+from gempi_jax.llm.encoding import encode_completions, encode_prompts
 from gempi_jax.llm.generate import Completions, generate
 from gempi_jax.llm.hf import CheckpointConfig, Pretrained, load_pretrained, save_pretrained
+from gempi_jax.llm.lengths import Encoded, TooLong
 from gempi_jax.llm.padding import MultipleOf, Padded, PowerOfTwo, pad_batch
 from gempi_jax.llm.rewards import (
     RewardError,

@@ -99,8 +99,15 @@ def check_row(row: Row, required: Iterable[str], where: str) -> None:
             )
     if "messages" in row and (isinstance(row["messages"], str) or not _is_text(row["messages"])):
         raise DataError(f"{where}: 'messages' is {start_of(row['messages'])}; it has to be a list of messages.")
+    if is_text_row(row) and not (isinstance(row["text"], str) and row["text"]):
+        raise DataError(f"{where}: 'text' is {start_of(row['text'])}; it has to be a string with something in it.")
     if "reward" in row and not _is_finite(row["reward"]):
         raise DataError(f"{where}: 'reward' is {start_of(row['reward'])}; it has to be a finite number (a float32).")
+
+
+def is_text_row(row: Mapping[str, Any]) -> bool:
+    """Is it a whole text, for plain language modelling?  Beside a prompt or messages, ``text`` is any other column."""
+    return "text" in row and not row.keys() & {"prompt", "completion", "messages"}
 
 
 def missing_column(name: str, available: Collection[str]) -> str:

@@ -12,6 +12,7 @@ Strings and role lists convert alike: for both, a whole is its prompt followed b
 """
 
 import itertools
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,6 +41,21 @@ def to_prompt_completion(row: Row) -> Row:
         return {**_without(row, "chosen", "rejected"), "completion": row["chosen"]}
     _need(row, "prompt", "completion")
     return dict(row)
+
+
+def cut_text(row: Row, most: int) -> Row:
+    """A prompt and completion from a ``text``: its first half, as far as a word's end, and the rest.
+
+    Args:
+      row: with ``text``.
+      most: characters that the prompt may have.
+    """
+    _need(row, "text")
+    text = row["text"]
+    end = max(1, min(len(text) // 2, most))
+    words = [match.start() for match in re.finditer(r"(?<=\S)\s", text[: end + 1])]
+    end = words[-1] if words else end
+    return {**_without(row, "text"), "prompt": text[:end], "completion": text[end:]}
 
 
 def to_language_modelling(row: Row) -> Row:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
-from gempi_jax.llm.columns import ROLE_LISTS, Row
+from gempi_jax.llm.columns import ROLE_LISTS, Row, is_text_row
 from gempi_jax.llm.rows import replaced
 
 _UNFILLED = ROLE_LISTS | {"text", "reward", "log_prob"}
@@ -28,7 +28,7 @@ class Survey(NamedTuple):
       contents: a hash of each row.
       prompts: a hash of each row's prompt.
       kinds: rows whose other columns hold the same types of values, nulls apart, have the same number.
-      answered: whether a row has a completion.
+      answered: whether a row has a completion, or is a text to learn.
     """
 
     columns: tuple[str, ...]
@@ -60,7 +60,7 @@ def survey(rows: Iterable[Row]) -> Survey:
         columns |= dict.fromkeys(row)
         kind = tuple((name, _kind(row[name])) for name in sorted(row.keys() - _UNFILLED) if row[name] is not None)
         number = numbers.setdefault(kind, len(numbers))
-        notes.append((_hash(row), _hash(row.get("prompt")), number, "completion" in row))
+        notes.append((_hash(row), _hash(row.get("prompt")), number, "completion" in row or is_text_row(row)))
     contents, prompts, kinds, answered = zip(*notes, strict=True) if notes else ((), (), (), ())
     return Survey(
         tuple(columns),

@@ -11,9 +11,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.datasets import batch_indices
-from gempi_jax.llm.encoding import TooLong
+from gempi_jax.llm.encoding import prompt_text
 from gempi_jax.llm.generate import Completions
+from gempi_jax.llm.lengths import TooLong
+from gempi_jax.llm.messages import template_options
 from gempi_jax.llm.rewards import RewardSpec, compute_rewards
+from gempi_jax.llm.seams import decode_completions
 from gempi_jax.runners.ends import Ends
 from gempi_jax.runners.tokens import Encoding, Stored, Streamed
 from gempi_jax.runners.world import Batch
@@ -42,7 +45,7 @@ class Source:
 
     Args:
       rows: a list, which is encoded at once, or another sequence, which is read and encoded batch by batch; with
-        ``prompt``; for demonstrations ``completion``, or ``messages``; for scored data ``reward`` too.
+        ``prompt``; for demonstrations ``completion``, ``messages`` or ``text``; for scored data ``reward`` too.
       tokenizer: of the policy.
       rewards: applied to what the policy writes; besides the rows' columns they get ``ended``, whether a completion
         came to an end of its own.
@@ -126,7 +129,7 @@ class Source:
 
     def rewards(self, prompts: Prompts, completions: Completions) -> Rewarded:
         """What the reward functions give to each completion [G, K]."""
-        texts = self.texts(completions)
+        texts = self.texts(prompts, completions)
         rows = [row for row in prompts.rows for _ in range(completions.tokens.shape[1])]
         ended = self._ends.reached(completions)
         columns = _columns(rows) | {"ended": ended.reshape(-1).tolist()}
@@ -146,12 +149,17 @@ class Source:
                 metrics[f"rewards/{spec.name}/num_truncated"] = float(spec.function.num_truncated)
         return Rewarded(rewards, bool(result.finite.all()), metrics)
 
-    def texts(self, completions: Completions) -> list[str]:
-        """Completions decoded, without special tokens, groups before samples."""
-        length = completions.tokens.shape[-1]
-        tokens, lengths = completions.tokens.reshape(-1, length), completions.lengths.reshape(-1)
-        rows = [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
-        return self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+    def texts(self, prompts: Prompts, completions: Completions) -> list[str]:
+        """What completions [G, K] say behind their prompts, groups before samples: see :func:`decode_completions`."""
+        before = [
+            (prompt_text(self._tokenizer, row["prompt"], template_options(row)), tokens[:length].tolist())
+            for tokens, length, row in zip(*prompts, strict=True)
+        ]
+        _, num_samples, width = completions.tokens.shape
+        tokens, lengths = completions.tokens.reshape(-1, width), completions.lengths.reshape(-1)
+        written = [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
+        before = [prompt for prompt in before for _ in range(num_samples)]
+        return decode_completions(self._tokenizer, before, written, self._ends.eos_ids)
 
 
 def _mean(values: np.ndarray) -> float:

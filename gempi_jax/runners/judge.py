@@ -65,7 +65,7 @@ class Judge:
         metrics["heldout/accuracy"] = metrics.pop("heldout/reward")
         metrics["heldout/dropped_rows"] = float(self._source.num_dropped)
         metrics["heldout/truncated_rows"] = float(self._source.num_truncated)
-        texts = self._source.texts(completions)
+        texts = self._source.texts(prompts, completions)
         samples = [
             {
                 # A message may have entries that JSON lacks, dates for one.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gempi_jax.llm import rewards
-from gempi_jax.llm.encoding import TooLong
+from gempi_jax.llm.lengths import TooLong
 from gempi_jax.llm.templates import choose_template
 from gempi_jax.methods.base import Method
 from gempi_jax.models import ValueHead
@@ -24,7 +24,7 @@ from gempi_jax.runners.data import Source
 from gempi_jax.runners.ends import phase_ends, union
 from gempi_jax.runners.judge import Judge
 from gempi_jax.runners.optimizers import build_optimizers
-from gempi_jax.runners.policy import Start, load_start
+from gempi_jax.runners.policy import Start, load_start, peek_tokenizer
 from gempi_jax.runners.rowchecks import say_changed, try_rewards
 from gempi_jax.runners.settings import PhaseSettings, RunSettings
 from gempi_jax.runners.sources import SOURCES
@@ -68,9 +68,10 @@ def run(
         task, reward_specs = load_task(settings), load_rewards(settings)
         if not task.heldout:
             raise ValueError("config.data.num_heldout = 0: nothing would judge the run; give at least 1")
-        try_rewards(reward_specs, task.heldout, task.surveys["heldout"])
+        tokenizer = peek_tokenizer(settings)
+        try_rewards(reward_specs, task.heldout, task.surveys["heldout"], tokenizer)
         if any(SOURCES.get(phase.source) for phase in settings.phases.values()):
-            try_rewards(reward_specs, task.train, task.surveys["train"])
+            try_rewards(reward_specs, task.train, task.surveys["train"], tokenizer)
         with blame("config.mesh"):
             mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
         plan = Plan(settings, task, reward_specs, load_start(settings, task, mesh), mesh)

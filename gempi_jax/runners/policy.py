@@ -9,10 +9,13 @@ import flax.core
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from transformers import PreTrainedTokenizerBase
 
+from gempi_jax.llm.columns import is_text_row
 from gempi_jax.llm.hf.flax_models import load_flax_policy
 from gempi_jax.llm.hf.peft import load_adapters, save_adapters
 from gempi_jax.llm.hf.pretrained import Pretrained, load_pretrained, save_pretrained
+from gempi_jax.llm.templates import choose_template
 from gempi_jax.llm.tokenizers import Alphabet, check_ids, load_tokenizer, train_tokenizer
 from gempi_jax.models import Adapted, Decoder, DecoderConfig, LoRA, init_adapters, merge_adapters
 from gempi_jax.numerics.keys import named_key
@@ -104,6 +107,22 @@ def _fresh(settings: LoRASettings) -> LoRA:
         return LoRA(settings.rank, settings.alpha, settings.targets, settings.dropout)
 
 
+def peek_tokenizer(settings: RunSettings) -> PreTrainedTokenizerBase | None:
+    """The policy's tokenizer before its weights are read; ``None`` where it is still to be made.
+
+    What is wrong with it is said when the policy is loaded.
+    """
+    if not (settings.model.path and pathlib.Path(settings.model.path).expanduser().is_dir()):
+        return None
+    try:
+        tokenizer = load_tokenizer(settings.model.path)
+        if settings.data.chat_template:
+            choose_template(tokenizer, settings.data.chat_template)
+    except (OSError, ValueError, ImportError):
+        return None
+    return tokenizer
+
+
 def load_policy(settings: RunSettings, task: Task, mesh: Mesh) -> Pretrained:
     """A checkpoint, or a new decoder with a tokenizer trained on the demonstrations and prompts of the task."""
     return lookup(LOADERS, settings.model.loader, "config.model.loader")(settings, task, mesh)
@@ -153,11 +172,11 @@ def _place(mesh: Mesh, path: str, shape: tuple[int, ...]) -> jax.sharding.Shardi
 
 
 def _new(model: ModelSettings, seed: int, task: Task, mesh: Mesh) -> Pretrained:
-    if not all(isinstance(row["prompt"], str) for row in (*task.demonstrations, *task.train)):
+    if not all(isinstance(row.get("prompt", ""), str) for row in (*task.demonstrations, *task.train)):
         raise ValueError(
             "config.model.path is empty, but the data have role lists: give a model whose tokenizer has a chat template"
         )
-    texts = [row["prompt"] + row["completion"] for row in task.demonstrations]
+    texts = [row["text"] if is_text_row(row) else row["prompt"] + row["completion"] for row in task.demonstrations]
     texts += [row["prompt"] for row in task.train]
     with blame(f"config.model.vocab_size = {model.vocab_size}"):
         tokenizer = train_tokenizer(texts, model.vocab_size, alphabet=Alphabet.SEEN)

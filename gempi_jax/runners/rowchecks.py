@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.datasets import find_files
+from gempi_jax.llm.encoding import as_written
 from gempi_jax.llm.rewards import RewardError, RewardSpec, preflight
 from gempi_jax.llm.rows import place_of, replaced
 from gempi_jax.llm.survey import Survey
@@ -49,14 +51,19 @@ def say_overlap(train: Survey, judged: Survey, heldout: Sequence[Row]) -> None:
         )
 
 
-def try_rewards(specs: Sequence[RewardSpec], rows: Sequence[Row], surveyed: Survey) -> None:
+def try_rewards(
+    specs: Sequence[RewardSpec], rows: Sequence[Row], surveyed: Survey, tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
     """Calls all reward functions on the first rows, and on one of each kind: with a null, say, where others have none.
+
+    Gold completions are read as the policy would write them, where its tokenizer is known.
 
     Raises:
       RewardError: what :func:`preflight` raises, with the row's place.
     """
     tried = [rows[i] for i in surveyed.of_every_kind(_TRIAL_ROWS)]
-    tried = [replaced(row, {**row, "ended": True}) for row in tried]
+    golds = tried if tokenizer is None else as_written(tokenizer, tried)
+    tried = [replaced(row, {**gold, "ended": True}) for row, gold in zip(tried, golds, strict=True)]
     for start in range(0, len(tried), _TRIAL_ROWS):
         part = tried[start : start + _TRIAL_ROWS]
         try:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from gempi_jax.llm import conversions, datasets, rewards, synthetic
-from gempi_jax.llm.columns import DataError, check_row
+from gempi_jax.llm.columns import DataError, check_row, is_text_row
 from gempi_jax.llm.rewards import classifier
 from gempi_jax.llm.rows import place_of, replaced
 from gempi_jax.llm.stories import story_rows
@@ -82,8 +82,10 @@ def jsonl(data: DataSettings, seed: int) -> Task:
     # A row's prompt may be in its messages; which rows have neither is said when they are surveyed.
     train = opened(data.train_path, columns=data.columns, required=())
     judged = opened(data.heldout_path, columns=data.columns, required=())[: data.num_heldout or None]
-    # Whole conversations are learnt from with all turns of the assistant, and asked for the last one.
-    found, heldout = survey(map(_whole, train)), survey(map(_asked, judged))
+    # Whole conversations are learnt from with all turns of the assistant, and asked for the last one; texts are learnt
+    # from whole, and asked for their second half.
+    ask = functools.partial(_asked, longest=data.max_prompt_length)
+    found, heldout = survey(map(_whole, train)), survey(map(ask, judged))
     answered = np.flatnonzero(found.answered)[: data.num_demonstrations or None]
     asked = np.arange(len(train))[: data.num_train or None]
 
@@ -92,8 +94,8 @@ def jsonl(data: DataSettings, seed: int) -> Task:
 
     task = Task(
         chosen(answered, _whole),
-        chosen(asked, _asked),
-        [fill_columns(_asked(row), heldout.columns) for row in judged],
+        chosen(asked, ask),
+        [fill_columns(ask(row), heldout.columns) for row in judged],
         {"demonstrations": found.at(answered), "train": found.at(asked), "heldout": heldout},
     )
     say_overlap(found.at(np.union1d(answered, asked)), heldout, task.heldout)
@@ -105,13 +107,18 @@ def _as_it_is(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def _whole(row: Row) -> Row:
-    """A row with its conversation, where it has one, and a prompt."""
-    return replaced(row, {**row, **_asked(row)})
+    """A row with its conversation, where it has one, and a prompt; a text stays as it is."""
+    return row if is_text_row(row) else replaced(row, {**row, **_asked(row, 0)})
 
 
-def _asked(row: Row) -> Row:
-    """A row with a prompt: of a whole conversation, all before the assistant's last turn, whatever stands beside it."""
+def _asked(row: Row, longest: int) -> Row:
+    """A row with a prompt: of a whole conversation, all before the assistant's last turn, whatever stands beside it.
+
+    Of a text, its first half, with no more characters than prompts may have tokens (``longest``).
+    """
     where = place_of(row, "a row")
+    if is_text_row(row):
+        return replaced(row, conversions.cut_text(row, longest))
     if "messages" not in row:
         check_row(row, ("prompt",), where)
         return row
@@ -149,7 +156,7 @@ def load_task(settings: RunSettings) -> Task:
 
     def template(row: Row) -> Row:
         # A conversation is rendered by the tokenizer's own chat template.
-        if not isinstance(row["prompt"], str):
+        if not isinstance(row.get("prompt"), str):
             return row
         return replaced(row, {**row, "prompt": settings.data.prompt_template.format(prompt=row["prompt"])})
 

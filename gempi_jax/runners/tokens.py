@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from gempi_jax.llm.encoding import Demonstrations, TooLong, encode_demonstrations, encode_prompts
+from gempi_jax.llm.encoding import Demonstrations, encode_demonstrations, encode_prompts
+from gempi_jax.llm.lengths import TooLong
+from gempi_jax.llm.messages import template_options
 from gempi_jax.llm.padding import Padded, pad_batch
 from gempi_jax.llm.rows import place_of
 from gempi_jax.llm.streaming import ChosenRows
@@ -69,8 +71,13 @@ class Encoding:
 
     def _encode(self, rows: Sequence[Row]) -> Demonstrations:
         if not self.learns_completions:
-            prompts = [row["prompt"] for row in rows]
-            encoded = encode_prompts(self.tokenizer, prompts, self.max_prompt_length, self.long_prompts)
+            encoded = encode_prompts(
+                self.tokenizer,
+                [row["prompt"] for row in rows],
+                self.max_prompt_length,
+                self.long_prompts,
+                options=[template_options(row) for row in rows],
+            )
             straddles = np.zeros(len(encoded.tokens), bool)
             return Demonstrations(
                 encoded.tokens, [], [], straddles, encoded.kept, encoded.num_dropped, encoded.num_truncated

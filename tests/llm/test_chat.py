@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from gempi_jax.llm.chat import encode_conversation, encode_turns, render_completion, render_prompt
 from gempi_jax.llm.columns import DataError
-from gempi_jax.llm.encoding import TooLong, encode_completions, encode_demonstrations, encode_prompts
+from gempi_jax.llm.encoding import encode_completions, encode_demonstrations, encode_prompts
+from gempi_jax.llm.lengths import TooLong
 from gempi_jax.llm.tokenizers import train_tokenizer
 
 # In the manner of ChatML: every turn ends in the end token and a line break.

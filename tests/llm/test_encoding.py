@@ -3,7 +3,8 @@
 import pytest
 from tokenizers import processors
 
-from gempi_jax.llm.encoding import TooLong, encode_completions, encode_prompts
+from gempi_jax.llm.encoding import encode_completions, encode_prompts
+from gempi_jax.llm.lengths import TooLong
 from gempi_jax.llm.tokenizers import load_tokenizer, train_tokenizer
 
 TOKENIZER = train_tokenizer(["a b c d e f g h"], 300, largest_number=20)
