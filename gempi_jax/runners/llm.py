@@ -70,7 +70,7 @@ def run(
             raise ValueError("config.data.num_heldout = 0: nothing would judge the run; give at least 1")
         tokenizer = peek_tokenizer(settings)
         try_rewards(reward_specs, task.heldout, task.surveys["heldout"], tokenizer)
-        if any(SOURCES.get(phase.source) for phase in settings.phases.values()):
+        if any(SOURCES[phase.source].written for phase in settings.phases.values() if phase.source in SOURCES):
             try_rewards(reward_specs, task.train, task.surveys["train"], tokenizer)
         with blame("config.mesh"):
             mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
