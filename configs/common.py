@@ -171,7 +171,7 @@ def phase(method: str, **changes) -> ConfigDict:
         {
             "method": method,
             "method_args": dict(METHODS[method]),
-            # rollout (the policy writes), demonstrations (prompt, completion) or scored (and reward).
+            # rollout (the policy writes), demonstrations (prompt, completion) or scored (and reward, log_prob).
             "source": "rollout",
             # E-steps, the prompts of each over all devices, and samples of each prompt.
             "num_iterations": 100,

@@ -3,7 +3,7 @@
 ==================================  ==========================================================
 ``prompt``                          for rollouts
 ``prompt, completion``              demonstrations
-``prompt, completion, reward``      scored completions, for offline methods
+``prompt, completion, reward``      scored completions, for offline methods; ``log_prob`` of who wrote them
 ``prompt, chosen, rejected``        preferences (``chosen, rejected`` where they hold the prompt)
 ``prompt, completion, label``       unpaired preferences
 ``messages``; ``text``              whole conversations; whole texts

@@ -195,7 +195,9 @@ class PhaseSettings:
 
     Attributes:
       method: a name of ``gempi_jax.methods.METHODS``, with ``method_args`` for its factory.
-      source: rollout (the policy writes), demonstrations (prompt, completion), or scored (prompt, completion, reward).
+      source: rollout (the policy writes), demonstrations (prompt, completion), or scored (prompt, completion, reward,
+        and log_prob: log b(y) in nats of the policy that wrote it, its end token included, without which pi_t is the
+        only anchor).
       num_iterations: E-steps.
       eval_every: iterations between held-out evaluations; a phase's ends are always evaluated.
       batch_prompts: groups per E-step, over all devices.
@@ -213,12 +215,12 @@ class PhaseSettings:
       normalize_advantages: divides by the batch's standard deviation (DAR).
       m_step_fraction: share of the prompts, those with most weight, that the M-step sees.  1 is the whole batch, over
         which V-MPO averages D_M; less saves the work on prompts whose samples have no weight, and averages D_M over
-        the others.
+        the others; ``mstep/kept_mass`` is their share of the weight.  V(x) is fitted on all prompts in any case.
       num_updates: optimiser steps per pass over the batch.  num_epochs: passes.
       num_microbatches: parts of one optimiser step, for memory.
       trust_region_dropout: same_mask (pi_k and pi_theta drop the same units) or deterministic (D_M drops none).
       value_learning_rate: of the learned baseline's Adam.
-      old_period: T_target, iterations between refreshes of pi_t.  old_ema_decay: 0 copies.
+      old_period: T_target, iterations between refreshes of pi_t, which writes the rollouts.  old_ema_decay: 0 copies.
     """
 
     method: str = "vmpo"

@@ -129,7 +129,7 @@ def reward(prompts, completions, **_):
 """
 
 
-@pytest.mark.parametrize(("bad", "skips"), [("calls == 7", 1), ("calls >= 7", None)])
+@pytest.mark.parametrize(("bad", "skips"), [("calls == 9", 1), ("calls >= 7", None)])
 def test_rewards_that_are_not_finite_skip_updates_and_stop_the_run(bad, skips, tmp_path):
     (tmp_path / "own.py").write_text(OWN.format(bad=bad))
     config = arithmetic.get_config("vmpo,quick").to_dict()
@@ -146,7 +146,7 @@ def test_rewards_that_are_not_finite_skip_updates_and_stop_the_run(bad, skips, t
     run(settings_from_config(config), workdir, config)
     rows = table(workdir)
     assert rows[-1]["skipped_updates"] == skips
-    # Calls 1 and 2 try the function, 3 and 4 judge the ends of SFT; so call 7 is the third rollout, step 4 + 3.
+    # Calls 1 to 4 try the function, 5 and 6 judge the ends of SFT; so call 9 is the third rollout, step 4 + 3.
     # The step that was skipped has a row, and no M-step in it.
     assert [row["step"] for row in rows if row["phase"] == "rl" and "loss" not in row] == [7]
 
