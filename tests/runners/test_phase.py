@@ -176,6 +176,17 @@ def test_the_mass_that_the_m_step_keeps_is_logged(random_params):
         np.testing.assert_allclose(row["mstep/kept_mass"], expected, rtol=1e-5)
 
 
+def test_all_updates_of_an_iteration_that_fail_are_one_iteration_in_a_row(random_params):
+    rewards = np.array([[1.0], [0.0]], np.float32)
+    phase = PhaseSettings(method="awr", source="scored", baseline="zero", batch_prompts=2, num_updates=2, num_epochs=2)
+    source = OneBatch(make_batch(rewards), lambda _: rewards)
+    # No likelihood of a policy of NaNs is finite.
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, random_params(MODEL))
+    state, rows = iterate(phase, METHODS["awr"](), broken, source, 2)
+    assert [row["skipped_updates"] for row in rows] == [4, 8]
+    assert int(state.skipped_in_a_row) == 2
+
+
 def quick_plan(method):
     config = arithmetic.get_config(f"{method},quick")
     settings = settings_from_config(config)
