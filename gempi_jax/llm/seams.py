@@ -138,11 +138,11 @@ def encode_spans(
     (whole,) = encode_texts(tokenizer, [text], True)
     begins = encode_openings(tokenizer, [text[:begin] for begin, _ in spans], True)
     ends = encode_texts(tokenizer, [text[:end] for _, end in spans], True)
-    firsts = [_shared(begin, whole) for begin in begins]
-    return whole, [
-        Part(first, _reach(tokenizer, end, whole), first < len(begin))
-        for first, begin, end in zip(firsts, begins, ends, strict=True)
-    ]
+    parts = []
+    for begin, end in zip(begins, ends, strict=True):
+        first = _shared(begin, whole)
+        parts.append(Part(first, _reach(tokenizer, end, whole), first < len(begin)))
+    return whole, parts
 
 
 def decode_completions(
@@ -162,17 +162,14 @@ def decode_completions(
       completions: tokens.
       end_ids: tokens that end a completion.
     """
-    decoded = {}
-    texts = []
+    decoded, texts, cuts = {}, [], _cuts(tokenizer)
     for (prompt, before), tokens in zip(prompts, completions, strict=True):
-        before, tokens = tuple(before), list(tokens)
-        if tokens and tokens[-1] in end_ids:
-            del tokens[-1]
-        # A begin token makes some tokenizers show the space that they put before a text.
-        context = before[len(_leading_special(tokenizer, before)) :]
+        tokens = tokens[:-1] if len(tokens) and tokens[-1] in end_ids else tokens
+        # Behind a begin token, some tokenizers show the space that they put before a text.
+        context = tuple(before[_unspelt(tokenizer, prompt, before) :])
         if context not in decoded:
-            decoded[context] = _decode(tokenizer, context)
-        text = _behind(decoded[context], _decode(tokenizer, [*context, *tokens]))
+            decoded[context] = _decode(tokenizer, context, cuts)
+        text = _behind(decoded[context], _decode(tokenizer, [*context, *tokens], cuts))
         texts.append(text.removeprefix(_left_out(prompt, decoded[context])))
     return texts
 
@@ -190,16 +187,16 @@ def _begin_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokens:
 
 
 def _probe(tokenizer: PreTrainedTokenizerBase) -> str:
-    known = (p for p in _PROBES if tokenizer.unk_token_id not in (found := _plain(tokenizer, p)) and found)
-    return next(known, _PROBES[0])
+    unknown = ([], [tokenizer.unk_token_id])
+    return next((probe for probe in _PROBES if _plain(tokenizer, probe) not in unknown), _PROBES[0])
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with."""
+def _shared(one: Sequence, other: Sequence) -> int:
+    """How much both begin with."""
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
@@ -213,15 +210,29 @@ def _reach(tokenizer: PreTrainedTokenizerBase, part: Tokens, whole: Tokens) -> i
     return count
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], cuts: Collection[int] = ()) -> str:
+    """What tokens spell; what stands between the tokens ``cuts`` is a text by itself."""
+    if cuts:
+        return "".join(_decode(tokenizer, list(part)) for _, part in itertools.groupby(tokens, lambda t: t in cuts))
     return tokenizer.decode(
         list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False, spaces_between_special_tokens=False
     )
 
 
-def _leading_special(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> Sequence[int]:
+def _cuts(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Special tokens, where the tokenizer begins a new text behind them, with the space that it puts before each."""
+    special = frozenset(id_ for id_, token in tokenizer.added_tokens_decoder.items() if not token.normalized)
+    text = f"{tokenizer.eos_token}{_probe(tokenizer)}"
+    tokens = _plain(tokenizer, text)
+    faithful = _decode(tokenizer, tokens) == text or _decode(tokenizer, tokens, special) != text
+    return frozenset() if faithful else special
+
+
+def _unspelt(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: Sequence[int]) -> int:
+    """How many special tokens stand in front of a prompt that its text does not spell: begin tokens."""
     special = set(tokenizer.all_special_ids)
-    return list(itertools.takewhile(lambda token: token in special, tokens))
+    begin = itertools.takewhile(lambda token: token in special, tokens)
+    return sum(1 for _ in itertools.takewhile(lambda token: not prompt.startswith(_decode(tokenizer, [token])), begin))
 
 
 def _behind(before: str, whole: str) -> str:
