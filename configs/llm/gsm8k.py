@@ -28,7 +28,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         }
     )
     config.data.update({"task": "jsonl", "num_heldout": 128, "max_prompt_length": 192, "long_completions": "drop"})
-    config.data.prompt_template = "Question: {prompt}\nAnswer:"
+    # Prompt and completion are one text, and tokenizers of all kinds begin anew behind a line break.
+    config.data.prompt_template = "Question: {prompt}\nAnswer:\n"
     config.data = ConfigDict({**config.data, "train_path": placeholder(str), "heldout_path": placeholder(str)})
     # GSM8K's gold answers are the demonstrations of SFT, and what the verifier reads the number from.
     config.data.columns = ConfigDict({"question": "prompt", "answer": ("answer", "completion")})

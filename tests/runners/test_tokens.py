@@ -82,7 +82,7 @@ def test_a_streamed_task_has_the_rows_of_one_in_memory(tmp_path):
     assert isinstance(streamed.train, ChosenRows)
     assert [list(rows) for rows in streamed] == [list(rows) for rows in stored]
     assert len(streamed.demonstrations) == 2
-    assert streamed.train[0]["prompt"] == "Question: q\nAnswer:"
+    assert streamed.train[0]["prompt"] == "Question: q\nAnswer:\n"
     config.model.path = ""
     with pytest.raises(ValueError, match=r"config\.data\.stream: .* give config\.model\.path"):
         load_task(settings_from_config(config))
@@ -107,4 +107,4 @@ def test_a_task_reads_parquet_and_saved_datasets(tmp_path, stream):
     config.data.update({"train_path": str(tmp_path / "train.parquet"), "heldout_path": str(saved)})
     task = load_task(settings_from_config(config))
     assert list(task.train) == task.heldout == list(task.demonstrations)
-    assert task.train[4] == {"prompt": "Question: q4\nAnswer:", "answer": "#### 4", "completion": "#### 4"}
+    assert task.train[4] == {"prompt": "Question: q4\nAnswer:\n", "answer": "#### 4", "completion": "#### 4"}
