@@ -236,10 +236,8 @@ def _unspelt(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: Sequence[i
 
 
 def _behind(before: str, whole: str) -> str:
-    """What follows ``before``; a character of several bytes may be whole only in the second."""
-    if not whole.startswith(before):
-        before = before.rstrip("\N{REPLACEMENT CHARACTER}")
-    return whole[len(before) :] if whole.startswith(before) else whole[_shared(before, whole) :]
+    """What follows ``before``, whose last character may be whole only with the bytes behind it."""
+    return whole[len(before) if whole.startswith(before) else _shared(before, whole) :]
 
 
 def _left_out(prompt: str, decoded: str) -> str:

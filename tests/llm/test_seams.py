@@ -203,6 +203,12 @@ def test_what_is_decoded_is_exact():
     ) == [" river", "<answer> river", "</s> river", ""]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_behind_an_empty_prompt_no_space_is_read_that_nobody_wrote(kind):
+    (pair,) = encode_pairs(KINDS[kind], [("", "The cat")])
+    assert decode_completions(KINDS[kind], [("", pair.prompt)], [pair.completion], ()) == ["The cat"]
+
+
 def test_half_a_character_is_shown_as_such_and_takes_nothing_with_it():
     tokenizer = users.pieces_tokenizer()
     cat = whole_text(tokenizer, "😺")
@@ -210,7 +216,8 @@ def test_half_a_character_is_shown_as_such_and_takes_nothing_with_it():
         (text,) = decode_completions(tokenizer, [("a cat", whole_text(tokenizer, "a cat"))], [cat[:length]], ())
         assert set(text) == {"\N{REPLACEMENT CHARACTER}"}
     # A prompt that was cut inside a character is made whole by what follows.
-    assert decode_completions(tokenizer, [("", cat[:2])], [cat[2:]], ()) == ["😺"]
+    begun = [*whole_text(tokenizer, "a "), *cat[:2]]
+    assert decode_completions(tokenizer, [("", begun)], [cat[2:]], ()) == ["😺"]
 
 
 def test_nothing_is_cleaned_up():
