@@ -125,6 +125,7 @@ EFFECTS = (
     _Effect("normalize_advantages", _weighs_rewards, _NO_REWARDS),
     _Effect("value_learning_rate", lambda phase, _: phase.baseline == "value", "baseline is not 'value'"),
     _Effect("num_generations", _writes, _NO_ROLLOUT, harmless=(1,)),
+    _Effect("temperature", _writes, _NO_ROLLOUT),
     _Effect("top_k", _writes, _NO_ROLLOUT),
     _Effect("top_p", _writes, _NO_ROLLOUT),
     _Effect("min_p", _writes, _NO_ROLLOUT),

@@ -76,6 +76,7 @@ NO_EFFECT = {
     "normalize_advantages": {**DEMONSTRATIONS, "normalize_advantages": True},
     "value_learning_rate": {"value_learning_rate": 1.0},
     "num_generations": {**SCORED, "num_generations": 4},
+    "temperature": {**SCORED, "temperature": 0.5},
     "top_k": {**SCORED, "top_k": 4},
     "top_p": {**SCORED, "top_p": 0.5},
     "min_p": {**SCORED, "min_p": 0.5},
