@@ -94,7 +94,7 @@ NO_EFFECT = {
 }
 
 
-@pytest.mark.parametrize("setting", [effect.setting for effect in EFFECTS])
+@pytest.mark.parametrize("setting", sorted({*NO_EFFECT, *(effect.setting for effect in EFFECTS)}))
 def test_a_setting_without_effect_is_refused_by_name(setting):
     with pytest.raises(ValueError, match=rf"config\.rl\.{setting} = .*: has no effect with method .*; leave it at"):
         check(**NO_EFFECT[setting])
