@@ -4,6 +4,7 @@ Text becomes tokens before training, or a batch at a time where the rows are str
 for the reward functions only and never encoded again.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,13 +16,15 @@ from gempi_jax.llm.encoding import prompt_text
 from gempi_jax.llm.generate import Completions
 from gempi_jax.llm.lengths import TooLong
 from gempi_jax.llm.messages import template_options
-from gempi_jax.llm.rewards import RewardSpec, compute_rewards
+from gempi_jax.llm.rewards import RewardError, RewardResult, RewardSpec, compute_rewards
+from gempi_jax.llm.rows import place_of
 from gempi_jax.llm.seams import decode_completions
 from gempi_jax.runners.ends import Ends
 from gempi_jax.runners.tokens import Encoding, Stored, Streamed
 from gempi_jax.runners.world import Batch
 
 Row = dict[str, Any]
+_logger = logging.getLogger(__name__)
 
 
 class Prompts(NamedTuple):
@@ -61,6 +64,7 @@ class Source:
     Attributes:
       num_dropped, num_truncated: rows that were longer, by policy.
       num_straddling: rows whose prompt lost its last token to the completion, where the tokenizer puts it.
+      failure: why the latest batch has no rewards; empty where it has.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class Source:
         self._tokens = Stored(rows, encoding) if isinstance(rows, list) else Streamed(rows, encoding)
         self.rows = self._tokens.rows
         self.num_dropped, self.num_truncated = self._tokens.num_dropped, self._tokens.num_truncated
-        self.num_straddling = self._tokens.num_straddling
+        self.num_straddling, self.failure = self._tokens.num_straddling, ""
 
     @property
     def prompt_width(self) -> int:
@@ -127,18 +131,26 @@ class Source:
         )
         return batch, float(prompts.lengths.sum() + taken.completions.lengths.sum())
 
-    def rewards(self, prompts: Prompts, completions: Completions) -> Rewarded:
-        """What the reward functions give to each completion [G, K]."""
+    def rewards(self, prompts: Prompts, completions: Completions, *, strict: bool = False) -> Rewarded:
+        """What the reward functions give to each completion [G, K].
+
+        Args:
+          prompts: of the batch.
+          completions: of these prompts.
+          strict: a function that fails raises its error; otherwise it costs this batch, whose rewards are NaN, and is
+            said.
+        """
         texts = self.texts(prompts, completions)
         rows = [row for row in prompts.rows for _ in range(completions.tokens.shape[1])]
         ended = self._ends.reached(completions)
         columns = _columns(rows) | {"ended": ended.reshape(-1).tolist()}
-        result = compute_rewards(self._rewards, [row["prompt"] for row in rows], texts, columns)
+        result = self._compute(rows, texts, columns, strict)
         rewards = result.total.reshape(completions.lengths.shape)
         metrics = {
             "reward": float(rewards.mean()),
             "reward_std": float(rewards.std()),
             "frac_reward_zero_std": float((rewards.std(axis=1) < 1e-6).mean()),
+            "reward_failed": float(bool(self.failure)),
             "completions/mean_length": float(completions.lengths.mean()),
             "completions/clipped_ratio": float(1.0 - ended.mean()),
         }
@@ -148,6 +160,21 @@ class Source:
             if hasattr(spec.function, "num_truncated"):
                 metrics[f"rewards/{spec.name}/num_truncated"] = float(spec.function.num_truncated)
         return Rewarded(rewards, bool(result.finite.all()), metrics)
+
+    def _compute(self, rows: list[Row], texts: list[str], columns: dict[str, list[Any]], strict: bool) -> RewardResult:
+        """The rewards of a batch; NaN, and why is in ``failure``, where a function failed."""
+        self.failure = ""
+        try:
+            return compute_rewards(self._rewards, [row["prompt"] for row in rows], texts, columns)
+        except RewardError as error:
+            prompt = (
+                "" if error.sample is None else f" Its prompt is {place_of(rows[error.sample], 'a generated one')}."
+            )
+            if strict:
+                raise RewardError(f"{error}{prompt}", error.sample) from error
+            self.failure = f"{error}{prompt}"
+            _logger.warning("%s This batch has no rewards, and is skipped where it would be learnt.", self.failure)
+            return RewardResult(np.full(len(texts), np.nan, np.float32), {}, np.zeros(len(texts), bool))
 
     def texts(self, prompts: Prompts, completions: Completions) -> list[str]:
         """What completions [G, K] say behind their prompts, groups before samples: see :func:`decode_completions`."""

@@ -60,7 +60,8 @@ class Judge:
         """Mean reward as ``heldout/accuracy`` (for rewards of 0 and 1 it is one), by function, and lengths."""
         prompts = self._source.take(np.arange(len(self._source.rows)))
         completions = self._complete(state, prompts)
-        rewarded = self._source.rewards(prompts, completions)
+        # Before anything is trained a reward that fails loses no work.
+        rewarded = self._source.rewards(prompts, completions, strict=int(state.step) == 0)
         metrics = {f"heldout/{name}": value for name, value in rewarded.metrics.items() if not name.endswith("std")}
         metrics["heldout/accuracy"] = metrics.pop("heldout/reward")
         metrics["heldout/dropped_rows"] = float(self._source.num_dropped)

@@ -1,10 +1,11 @@
 """A run of a language model from settings to export: the composition of everything below."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -32,11 +33,12 @@ from gempi_jax.runners.tasks import Task, load_rewards, load_task
 from gempi_jax.runners.world import Policy
 from gempi_jax.training import sharding
 from gempi_jax.training.checkpoint import Checkpointer
-from gempi_jax.training.loop import Phase, train
+from gempi_jax.training.lock import check_free, locked
+from gempi_jax.training.loop import Phase, TooManySkippedUpdates, train
 from gempi_jax.training.preemption import Preemption
 from gempi_jax.training.progress import Progress
 from gempi_jax.training.state import TrainState
-from gempi_jax.training.writers import Writer, check_workdir, claim_workdir
+from gempi_jax.training.writers import Writer, check_workdir, claim_workdir, workdir_path
 
 _logger = logging.getLogger(__name__)
 TOO_LONG = {policy.value: policy for policy in TooLong}
@@ -52,7 +54,7 @@ def run(
 
     Args:
       settings: of the run.
-      workdir: its folder; one that holds another run is refused.
+      workdir: its folder, ``~`` is the home folder; one that holds another run, or is in use, is refused.
       config: what ``config.json`` is to hold.
       report: writes the report of a workdir, while signals are still answered; ``None`` for no report.
 
@@ -64,7 +66,9 @@ def run(
       Preempted: the run was asked to end and has saved.
     """
     with Preemption(grace_seconds=settings.preemption_grace_seconds) as preemption:
+        workdir = workdir_path(workdir)
         check_workdir(workdir, config)
+        check_free(workdir)
         task, reward_specs = load_task(settings), load_rewards(settings)
         if not task.heldout:
             raise ValueError("config.data.num_heldout = 0: nothing would judge the run; give at least 1")
@@ -75,12 +79,13 @@ def run(
         with blame("config.mesh"):
             mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
         plan = Plan(settings, task, reward_specs, load_start(settings, task, mesh), mesh)
-        workdir = claim_workdir(workdir, config)
-        state = _train(plan, workdir, preemption)
-        export = workdir / "export"
-        plan.start.export(export, state.params["policy"], settings.model.path)
-        if report is not None:
-            report(workdir)
+        with locked(workdir):
+            workdir = claim_workdir(workdir, config)
+            state = _train(plan, workdir, preemption)
+            export = workdir / "export"
+            plan.start.export(export, state.params["policy"], settings.model.path)
+            if report is not None:
+                report(workdir)
     return export
 
 
@@ -100,7 +105,7 @@ def _train(plan: "Plan", workdir: pathlib.Path, preemption: Preemption) -> Train
         say_changed(host.get("rows"), plan.rows)
     # What trains is in the state; its start would be one more copy of it.
     plan.forget_start()
-    with Writer(workdir, resumed_at=resumed_at) as writer:
+    with Writer(workdir, resumed_at=resumed_at) as writer, plan.failed_rewards_named():
         return train(
             phases,
             state,
@@ -195,6 +200,15 @@ class Plan:
             heldout_width=self._heldout.prompt_width,
             mesh=mesh.shape,
         )
+
+    @contextlib.contextmanager
+    def failed_rewards_named(self) -> Iterator[None]:
+        """Where too many updates are skipped since a reward function fails, the error says which and how."""
+        try:
+            yield
+        except TooManySkippedUpdates as error:
+            failures = [source.failure for source in self._sources if source.failure]
+            raise TooManySkippedUpdates(f"{error} {' '.join(failures)}".strip()) from error
 
     def initial_state(self) -> TrainState:
         """Parameters before the first phase, in their shards; the rest is filled in by the phases."""

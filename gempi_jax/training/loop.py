@@ -71,7 +71,8 @@ def train(
       checkpoint_every: iterations between checkpoints.
       keep_boundary: keeps a copy of the state that an iteration started from, so that a signal can be answered at any
         moment; without it, a signal that comes once the M-step has begun is answered after the iteration.
-      max_skips_in_a_row: the run ends with an error after so many iterations in a row that could make no update.
+      max_skips_in_a_row: the run ends with an error after so many iterations in a row that could make no update, and
+        after a phase that made none.
 
     Returns:
       The state after the last iteration.
@@ -115,7 +116,7 @@ def train(
                         writer.samples(step, _label(judged.samples, following.name, "before"))
             writer.metrics(step, {"phase": phase.name, **row})
             progress.update(phase.name, step, total, {**last, **row})
-            _check_skips(state, step, max_skips_in_a_row)
+            _check_skips(state, step, max_skips_in_a_row, phase.num_iterations)
             if done or int(state.step) % checkpoint_every == 0:
                 checkpointer.save(step, state, host)
         offset += phase.num_iterations
@@ -128,12 +129,12 @@ def _label(samples, phase, when):
     return [{"phase": phase, "when": when, **sample} for sample in samples]
 
 
-def _check_skips(state: TrainState, step: int, limit: int) -> None:
+def _check_skips(state: TrainState, step: int, limit: int, num_iterations: int) -> None:
     in_a_row, total = jax.device_get((state.skipped_in_a_row, state.skipped))
-    if in_a_row >= limit:
+    if in_a_row >= min(limit, num_iterations):
         raise TooManySkippedUpdates(
             f"step {step}: {in_a_row} iterations in a row made no update, since a loss, reward or gradient was not "
             f"finite ({total} updates in all), so training stops. The parameters from before them are in the last "
             "checkpoint. Lower the learning rate or look at the rewards, and start afresh in another workdir; "
-            f"max_skips_in_a_row = {limit}."
+            f"{f'max_skips_in_a_row = {limit}' if in_a_row >= limit else 'these were all iterations of the phase'}."
         )

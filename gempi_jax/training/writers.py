@@ -27,6 +27,20 @@ class WorkdirError(ValueError):
     """A folder that this run must not write to."""
 
 
+def workdir_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder that a path means, ``~`` and ``~name`` being home folders.
+
+    Raises:
+      WorkdirError: there is no such home folder.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise WorkdirError(
+            f"workdir {path}: {pathlib.Path(path).parts[0]} is nobody's home; give a full path"
+        ) from error
+
+
 def claim_workdir(path: str | os.PathLike[str], config: Mapping[str, Any]) -> pathlib.Path:
     """Makes the folder of a run, or finds that of the same run again; touches nothing that belongs to another.
 

@@ -4,6 +4,7 @@
 is an error that names the function, the sample and the fix: a reward that is silently 0 trains silently wrong.
 """
 
+import copy
 import dataclasses
 import difflib
 import inspect
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gempi_jax import user_code
 from gempi_jax.llm.rewards.turns import as_turns
 
 GIVEN = ("prompts", "completions")
@@ -22,7 +24,15 @@ GIVEN = ("prompts", "completions")
 
 
 class RewardError(ValueError):
-    """A reward function that cannot be used as it is."""
+    """A reward function that cannot be used as it is.
+
+    Attributes:
+      sample: which sample of the batch it fails for, ``None`` where it is no single one.
+    """
+
+    def __init__(self, message: str, sample: int | None = None):
+        super().__init__(message)
+        self.sample = sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +73,7 @@ class RewardResult(NamedTuple):
 def compute_rewards(
     specs: Sequence[RewardSpec], prompts: Sequence, completions: Sequence, columns: Mapping[str, Sequence]
 ) -> RewardResult:
-    """Weighted sum of all reward functions, each called once with the whole batch.
+    """Weighted sum of all reward functions, each called once with the whole batch, and copies of it.
 
     Args:
       specs: the terms.
@@ -72,8 +82,8 @@ def compute_rewards(
       columns: other columns of the dataset by name, N values each.
 
     Raises:
-      RewardError: a function raises, or returns anything but N numbers or ``None``; no function applies to a sample;
-        a column has another length.
+      RewardError: a function raises, or ends the process (``exit``, argparse), or returns anything but N numbers or
+        ``None``; no function applies to a sample; a column has another length.
     """
     check_specs(specs)
     count = len(completions)
@@ -98,7 +108,8 @@ def compute_rewards(
         raise RewardError(
             f"compute_rewards: no reward function applies to sample {index} ({_start(completions[index])}): "
             f"{', '.join(spec.name for spec in specs if spec.weight != 0)} returned None; return a number from one, or "
-            "remove such rows."
+            "remove such rows.",
+            index,
         )
     return RewardResult(total, by_name, np.isfinite(total))
 
@@ -168,25 +179,40 @@ def _call(spec: RewardSpec, prompts: Sequence, completions: Sequence, columns: M
     if not _takes_all(parameters):
         arguments = {name: values for name, values in arguments.items() if name in parameters}
     try:
-        # Lists of its own: a function that sorts or pops in place must not change what the next one sees.
-        returned = spec.function(**{name: list(values) for name, values in arguments.items()})
-    except Exception as error:
+        returned = _run(spec.function, arguments)
+    except BaseException as error:
+        user_code.let_through(error)
+        sample, where = _culprit(spec.function, arguments)
         raise RewardError(
-            f"reward {spec.name!r}: {_describe(spec.function)} raised {type(error).__name__}: {error}, "
-            f"{_culprit(spec.function, arguments)}. Catch it there and return 0.0, or None where it does not apply."
+            f"reward {spec.name!r}: {_describe(spec.function)} raised "
+            f"{user_code.describe(error, user_code.source_of(spec.function))}, {where}. Catch it there"
+            f"{'' if isinstance(error, Exception) else ', by name, since it is no Exception,'} and return 0.0, or None "
+            "where it does not apply.",
+            sample,
         ) from error
     return _as_numbers(spec, returned, completions)
 
 
-def _culprit(function: Callable, arguments: Mapping[str, Sequence]) -> str:
-    """Which sample makes the function raise: the first that does alone."""
+def _run(function: Callable, arguments: Mapping[str, Sequence]) -> Any:
+    """What the function returns for copies of the arguments: whatever it changes, nobody else sees.
+
+    Each value is copied by itself, since the samples of a prompt share its row.
+    """
+    copies = {name: [copy.deepcopy(value) for value in values] for name, values in arguments.items()}
+    with user_code.alone(user_code.source_of(function)):
+        return function(**copies)
+
+
+def _culprit(function: Callable, arguments: Mapping[str, Sequence]) -> tuple[int | None, str]:
+    """Which sample makes the function raise, the first that does alone, and in words."""
     completions = arguments.get("completions", arguments.get("prompts", ()))
     for index in range(len(completions)):
         try:
-            function(**{name: [values[index]] for name, values in arguments.items()})
-        except Exception:
-            return f"at sample {index} ({_start(completions[index])})"
-    return f"for the {len(completions)} samples together, not for any alone"
+            _run(function, {name: [values[index]] for name, values in arguments.items()})
+        except BaseException as error:
+            user_code.let_through(error)
+            return index, f"at sample {index} ({_start(completions[index])})"
+    return None, f"for the {len(completions)} samples together, not for any alone"
 
 
 def _as_numbers(spec: RewardSpec, returned: Any, completions: Sequence):
@@ -209,13 +235,22 @@ def _as_numbers(spec: RewardSpec, returned: Any, completions: Sequence):
         if value is None:
             given[index] = False
         elif isinstance(number := _plain(value), numbers.Real):
-            values[index] = float(number)
+            values[index] = _as_float(number)
         else:
             raise RewardError(
                 f"reward {spec.name!r}: {_describe(spec.function)} returned {_start(value)}, a {type(value).__name__}, "
-                f"for sample {index} ({_start(completions[index])}); return a float, or None where it does not apply."
+                f"for sample {index} ({_start(completions[index])}); return a float, or None where it does not apply.",
+                index,
             )
     return values, given
+
+
+def _as_float(number: numbers.Real) -> float:
+    """As floats are rounded: a whole number beyond them is infinite."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _plain(value: Any) -> Any:
@@ -224,10 +259,13 @@ def _plain(value: Any) -> Any:
 
 
 def _start(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # whole numbers of thousands of digits
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _describe(function: Callable) -> str:
     name = getattr(function, "__qualname__", type(function).__name__)
-    return f"{getattr(function, '__module__', '?')}:{name}"
+    return f"{user_code.module_of(function)}:{name}"

@@ -1,17 +1,16 @@
 """A user's reward function by name, and a trial of all functions before any compute is spent."""
 
 import difflib
-import hashlib
 import importlib
-import importlib.util
+import os
 import pathlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gempi_jax import user_code
 from gempi_jax.llm.rewards.engine import RewardError, RewardResult, RewardSpec, check_columns, compute_rewards
 
 _TRIAL_ROWS = 32
@@ -110,26 +109,26 @@ def load_reward(path: str) -> Callable[..., Any]:
 
 
 def _from_file(place: str) -> ModuleType:
-    file = pathlib.Path(place).expanduser().resolve()
+    file = pathlib.Path(os.path.expanduser(place)).resolve()
     if not file.is_file():
         raise RewardError(f"load_reward: there is no file {file}; give the path from the current folder or a full one.")
-    name = f"_reward_{file.stem}_{hashlib.sha1(str(file).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickling look a module up by its name
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise RewardError(f"load_reward: {file} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
+        return user_code.import_file(file)
+    except BaseException as error:
+        user_code.let_through(error)
+        raise RewardError(
+            f"load_reward: {file} cannot be imported: {user_code.describe(error, file)}. It is imported, not run: "
+            "what only a program of its own does belongs under if __name__ == '__main__'."
+        ) from error
 
 
 def _from_package(place: str) -> ModuleType:
     try:
-        return importlib.import_module(place)
-    except Exception as error:
+        with user_code.alone(place):
+            return importlib.import_module(place)
+    except BaseException as error:
+        user_code.let_through(error)
         raise RewardError(
-            f"load_reward: the module {place!r} cannot be imported: {type(error).__name__}: {error}. Start Python "
+            f"load_reward: the module {place!r} cannot be imported: {user_code.describe(error)}. Start Python "
             "where it can be found, or give the path of its file."
         ) from error

@@ -1,0 +1,49 @@
+"""One run at a time in a workdir, however the run before it ended."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from gempi_jax.training.lock import LOCK, check_free, locked
+from gempi_jax.training.writers import WorkdirError, workdir_path
+
+HOLD = """
+import pathlib, sys, time
+from gempi_jax.training.lock import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_workdir_is_kept_until_its_process_is_gone(tmp_path):
+    workdir = tmp_path / "run"
+    check_free(workdir)
+    assert not workdir.exists()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(workdir)], stdout=subprocess.PIPE, text=True, cwd=pathlib.Path.cwd()
+    )
+    assert holder.stdout.readline() == "held\n"
+    before = (workdir / LOCK).read_bytes()
+    for attempt in (check_free, lambda path: locked(path).__enter__()):
+        with pytest.raises(WorkdirError, match=rf"in use by process {holder.pid} on .* since 20.*: wait for that run"):
+            attempt(workdir)
+    assert (workdir / LOCK).read_bytes() == before
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    # Killed, it left nothing that would have to be removed.
+    check_free(workdir)
+    with locked(workdir):
+        assert str(os.getpid()) in (workdir / LOCK).read_text()
+    check_free(workdir)
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert workdir_path("~/runs/a") == tmp_path / "runs/a"
+    with pytest.raises(WorkdirError, match="~nobody_here is nobody's home; give a full path"):
+        workdir_path("~nobody_here/runs")
