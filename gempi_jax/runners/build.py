@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def settings_from_config(config: ml_collections.ConfigDict | dict) -> RunSetting
       The settings.
 
     Raises:
-      ValueError: an unknown key (with the nearest valid name), a wrong type, or a value out of range.
+      ValueError: an unknown key (with the nearest valid name), a wrong type, or a value out of range; also of methods.
     """
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     for key, value in _leaves(values, "config"):
@@ -80,6 +81,8 @@ def settings_from_config(config: ml_collections.ConfigDict | dict) -> RunSetting
             raise ValueError(f"config.phases names {name!r} twice; give the second its own section, under another name")
     # In the config's order; those that do not run are read for their mistakes alone.
     read = {name: _read(PhaseSettings, values.pop(name), f"config.{name}") for name in list(values) if name in sections}
+    for name, phase in read.items():
+        method_from_settings(name, phase)
     return _read(RunSettings, {**values, "phases": {name: read[name] for name in names}}, "config")
 
 
@@ -210,9 +213,17 @@ def _value(hint, value, place: str):
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is str and place.endswith("path"):
+        _check_home(value, place)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ValueError(f"{place} = {value!r}: must be of type {hint.__name__}, is {type(value).__name__}")
     return value
+
+
+def _check_home(value: Any, place: str) -> None:
+    """Raises ValueError where a path starts in the home folder of nobody."""
+    if isinstance(value, str) and value.startswith("~") and os.path.expanduser(value) == value:
+        raise ValueError(f"{place} = {value!r}: {value.partition('/')[0]} is nobody's home folder; give a full path")
 
 
 def _dictionary(hints, value, place: str):

@@ -128,6 +128,10 @@ class DataSettings:
         )
         for name in ("num_demonstrations", "num_train", "num_heldout"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 1, or 0 for all of a file")
+        for name, new in self.columns.items():
+            names = (new,) if isinstance(new, str) else new
+            several = isinstance(names, tuple | list) and names and all(isinstance(item, str) for item in names)
+            _require(several, f"columns[{name!r}]", new, "must be a name such as 'prompt', or a tuple of names")
         _require(self.split in ("tuning", "heldout"), "split", self.split, "must be 'tuning' or 'heldout'")
         _require(self.max_prompt_length > 0, "max_prompt_length", self.max_prompt_length, "must be at least 1")
 

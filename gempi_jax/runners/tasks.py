@@ -152,7 +152,14 @@ def load_task(settings: RunSettings) -> Task:
     """Reads or makes the rows of a run, with the prompt template around each prompt."""
     if settings.data.stream:
         _check_stream(settings)
-    task = lookup(TASKS, settings.data.task, "config.data.task")(settings.data, settings.seed)
+    make = lookup(TASKS, settings.data.task, "config.data.task")
+    for name in ("train_path", "heldout_path", "columns"):
+        if make is not jsonl and (given := getattr(settings.data, name)):
+            raise ValueError(
+                f"config.data.{name} = {given!r}: task {settings.data.task!r} makes its rows and reads no file; leave "
+                "it empty, or set config.data.task to 'jsonl'"
+            )
+    task = make(settings.data, settings.seed)
 
     def template(row: Row) -> Row:
         # A conversation is rendered by the tokenizer's own chat template.

@@ -158,7 +158,7 @@ def test_a_broken_reward_stops_the_run_before_any_compute(tmp_path, body, messag
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (CONFIG, ["--config.sed=1"], "--config.sed=1: .*Did you mean .*seed"),
+        (CONFIG, ["--config.sed=1"], r"--config\.sed=1: config has no 'sed'; did you mean config\.seed"),
         (CONFIG, ["--config.rl.batch_prompts=many"], "--config.rl.batch_prompts=many"),
         ("configs/llm/arithmetic.py:vmop", [], "config arg 'vmop': expected one method of sft"),
         (

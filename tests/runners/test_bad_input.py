@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.llm import arithmetic, gsm8k, stories
-from experiments.train import cpu_devices
+from experiments.launch import cpu_devices
 from gempi_jax.llm import save_pretrained
 from gempi_jax.llm.hf import Pretrained
 from gempi_jax.models import Decoder, DecoderConfig
