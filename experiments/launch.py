@@ -118,8 +118,9 @@ def load_config(name: str) -> ConfigDict:
     """
     path, colon, argument = name.partition(":")
     file = pathlib.Path(os.path.expanduser(path)).resolve()
-    if not file.is_file():
-        raise ValueError(f"--config={name}: there is no file {path}; give one such as configs/llm/arithmetic.py:vmpo")
+    if not file.is_file() or file.suffix != ".py":
+        what = f"{path} is no Python file" if file.is_file() else f"there is no file {path}"
+        raise ValueError(f"--config={name}: {what}; give one such as configs/llm/arithmetic.py:vmpo")
     try:
         module = user_code.import_file(file)
         with user_code.alone(file):

@@ -17,11 +17,19 @@ from gempi_jax.report.records import read_run
 from gempi_jax.report.tables import phase_table, to_markdown
 
 
+def folder(text: str) -> pathlib.Path:
+    """A path of the command line; shells expand no tilde behind an equals sign."""
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: nobody's home folder; give a full path") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the pages and prints their tables and paths; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m experiments.make_report", description=__doc__.splitlines()[0])
-    parser.add_argument("workdirs", nargs="+", type=pathlib.Path, metavar="WORKDIR", help="folder of a run")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(), help="page or folder of the comparison")
+    parser.add_argument("workdirs", nargs="+", type=folder, metavar="WORKDIR", help="folder of a run")
+    parser.add_argument("--output", type=folder, default=pathlib.Path(), help="page or folder of the comparison")
     options = parser.parse_args(arguments)
     try:
         runs = [read_run(workdir) for workdir in options.workdirs]

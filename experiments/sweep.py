@@ -22,7 +22,7 @@ def main() -> int:
     """Starts the runs; the exit status is 1 when one of them failed, after all the others are done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="as for experiments.train")
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="holds a folder for each seed")
+    parser.add_argument("--workdir", required=True, type=make_report.folder, help="holds a folder for each seed")
     parser.add_argument("--seeds", type=int, default=5, help="how many: 0, 1, ...")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--pin", action="store_true", help="one core for each run")

@@ -27,7 +27,7 @@ def parse(argv: list[str]) -> list[str]:
     """Reads the flags and leaves the settings; what is wrong with them is said in one line, exit status 2."""
     try:
         flags.FLAGS.set_gnu_getopt(True)
-        return flags.FLAGS(argv, known_only=True)
+        return flags.FLAGS(["--help" if argument == "-h" else argument for argument in argv], known_only=True)
     except (flags.Error, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

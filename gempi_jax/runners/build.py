@@ -68,7 +68,7 @@ def settings_from_config(config: ml_collections.ConfigDict | dict) -> RunSetting
         if value is None:
             raise ValueError(f"{key}: required, and not given; pass --{key}=VALUE")
     names = values.pop("phases", None)
-    if not names or isinstance(names, str):
+    if not isinstance(names, tuple | list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"config.phases = {names!r}: must be a tuple of section names, e.g. ('sft', 'rl')")
     own = {field.name for field in dataclasses.fields(RunSettings)}
     sections = {name for name, value in values.items() if name not in own and _is_phase(name, value, names)}
@@ -214,13 +214,13 @@ def _value(hint, value, place: str):
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is str and place.endswith("path"):
-        _check_home(value, place)
+        check_home(value, place)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ValueError(f"{place} = {value!r}: must be of type {hint.__name__}, is {type(value).__name__}")
     return value
 
 
-def _check_home(value: Any, place: str) -> None:
+def check_home(value: Any, place: str) -> None:
     """Raises ValueError where a path starts in the home folder of nobody."""
     if isinstance(value, str) and value.startswith("~") and os.path.expanduser(value) == value:
         raise ValueError(f"{place} = {value!r}: {value.partition('/')[0]} is nobody's home folder; give a full path")

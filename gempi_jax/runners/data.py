@@ -147,9 +147,7 @@ class Source:
         result = self._compute(rows, texts, columns, strict)
         rewards = result.total.reshape(completions.lengths.shape)
         metrics = {
-            "reward": float(rewards.mean()),
-            "reward_std": float(rewards.std()),
-            "frac_reward_zero_std": float((rewards.std(axis=1) < 1e-6).mean()),
+            **_moments(rewards),
             "reward_failed": float(bool(self.failure)),
             "completions/mean_length": float(completions.lengths.mean()),
             "completions/clipped_ratio": float(1.0 - ended.mean()),
@@ -187,6 +185,17 @@ class Source:
         written = [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
         before = [prompt for prompt in before for _ in range(num_samples)]
         return decode_completions(self._tokenizer, before, written, self._ends.eos_ids)
+
+
+def _moments(rewards: np.ndarray) -> dict[str, float]:
+    """Mean, deviation, and share of groups without one, of rewards [G, K]."""
+    # Infinite ones have no deviation; that they are there is counted elsewhere.
+    with np.errstate(invalid="ignore"):
+        return {
+            "reward": float(rewards.mean()),
+            "reward_std": float(rewards.std()),
+            "frac_reward_zero_std": float((rewards.std(axis=1) < 1e-6).mean()),
+        }
 
 
 def _mean(values: np.ndarray) -> float:

@@ -173,7 +173,10 @@ def _read(path: tuple[str, ...], hint: Any, text: str, schema: Section) -> Itera
     if not isinstance(hint, Mapping):
         yield path, _value(hint, text)
         return
-    value = _literal(text)
+    try:
+        value = _literal(text)
+    except ValueError:
+        value = None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ValueError("is a section; give one setting of it, or a dictionary such as \"{'name': value}\"")
     yield from _leaves(path, hint, value, schema)

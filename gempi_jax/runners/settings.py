@@ -374,6 +374,8 @@ class RunSettings:
     keep_boundary: bool = True
 
     def __post_init__(self):
+        # Larger ones lose their upper bits, and two runs would be one.
+        _require(-(2**31) <= self.seed < 2**31, "seed", self.seed, "must be in [-2**31, 2**31)")
         _require(self.max_skips_in_a_row > 0, "max_skips_in_a_row", self.max_skips_in_a_row, "must be at least 1")
         grace = self.preemption_grace_seconds
         _require(0 <= grace < math.inf, "preemption_grace_seconds", grace, "must be a number of at least 0")

@@ -17,7 +17,7 @@ from gempi_jax.llm.rows import place_of, replaced
 from gempi_jax.llm.stories import story_rows
 from gempi_jax.llm.streaming import ChosenRows, StreamedRows
 from gempi_jax.llm.survey import Survey, fill_columns, survey
-from gempi_jax.runners.build import lookup
+from gempi_jax.runners.build import check_home, lookup
 from gempi_jax.runners.rowchecks import check_apart, say_overlap
 from gempi_jax.runners.settings import DataSettings, RunSettings
 
@@ -212,7 +212,7 @@ def _weighted(text: str) -> tuple[str, float]:
 def _reward(name: str) -> Callable[..., list[float | None]]:
     if name.startswith(CLASSIFIER):
         return _classifier(name)
-    if re.search(r":\w+$", name):
+    if re.search(r":\w+$", name) or name.endswith(".py"):
         return rewards.load_reward(name)
     return lookup(REWARDS, name, "config.rewards")
 
@@ -221,6 +221,7 @@ def _classifier(name: str) -> Callable[..., list[float | None]]:
     """The reward that ``classifier:FOLDER?label=NAME&score=logit&text=both&max_length=128`` describes."""
     folder, _, query = name.removeprefix(CLASSIFIER).partition("?")
     place = f"config.rewards[{name!r}]"
+    check_home(folder, place)
     options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
     for option in options:
         lookup(dict.fromkeys(("label", "score", "text", "max_length")), option, place)

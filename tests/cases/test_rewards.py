@@ -55,6 +55,16 @@ def test_a_reward_that_always_fails_ends_the_run_with_its_name(words_model, tmp_
     assert "f raised ZeroDivisionError: division by zero (line 2)" in caplog.text
 
 
+def test_a_phase_that_made_no_update_is_no_finished_run(words_model, tmp_path):
+    # Fewer iterations than may be skipped in a row, and each of them is.
+    source = """def f(prompts, completions, **columns):
+    return [10**400 if len(completions) == 16 else 1.0 for _ in completions]
+"""
+    with pytest.raises(TooManySkippedUpdates, match=r"step 2: 2 iterations .* these were all iterations of the phase"):
+        users.start(with_reward(tmp_path, words_model, source, "rl", num_iterations=2), tmp_path / "run")
+    assert not (tmp_path / "run/export").exists()
+
+
 def test_a_reward_that_ends_the_process_on_held_out_completions_is_an_error_before_training(words_model, tmp_path):
     source = """import argparse
 def f(prompts, completions, **columns):

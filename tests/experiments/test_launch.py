@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.llm import arithmetic
-from experiments import launch
+from experiments import launch, make_report
 from gempi_jax.runners.overrides import Override, read_overrides
 from gempi_jax.training.preemption import Preempted
 
@@ -90,6 +90,7 @@ def test_a_config_file_that_fails_is_named_with_its_line(ending, tmp_path, sourc
         (None, "runs/none", "--config is not given"),
         (CONFIG, None, "--workdir is not given"),
         ("configs/llm/nowhere.py", "runs/none", "there is no file configs/llm/nowhere.py"),
+        ("README.md", "runs/none", "README.md is no Python file"),
         (CONFIG, "~nobody_here/a", "~nobody_here is nobody's home"),
     ],
 )
@@ -124,6 +125,13 @@ def test_references_within_a_config_follow_an_override():
     config.other = config.get_ref("seed")
     launch.set_override(config, Override(("seed",), 2))
     assert config.other == 2
+
+
+def test_a_tilde_behind_an_equals_sign_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert make_report.folder("~/runs") == tmp_path / "runs"
+    (tmp_path / "mine.py").write_text("from configs.llm import arithmetic\nget_config = arithmetic.get_config\n")
+    assert launch.load_config("~/mine.py:sft,quick").rl.method == "sft"
 
 
 def test_the_file_that_workers_of_a_reward_import_is_light():

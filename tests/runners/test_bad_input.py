@@ -71,6 +71,19 @@ def test_a_reward_whose_column_is_missing(config, tmp_path):
     refused(config, tmp_path, r"exact_match.*answer")
 
 
+def test_files_for_a_task_that_reads_none(tmp_path):
+    config = arithmetic.get_config("vmpo,quick")
+    config.data.train_path = "x"
+    refused(
+        config, tmp_path, r"config\.data\.train_path = 'x': task 'arithmetic' makes its rows and reads no file; leave"
+    )
+
+
+def test_a_reward_of_a_file_without_its_function(config, tmp_path):
+    config.reward_functions = ("own.py",)
+    refused(config, tmp_path, r"'own\.py' names no function; write .* 'file\.py:function'")
+
+
 def test_an_unknown_reward(config, tmp_path):
     config.rewards = {"exact_mach": 1.0}
     refused(config, tmp_path, r"config\.rewards = 'exact_mach': did you mean 'exact_match'")

@@ -93,6 +93,8 @@ def test_a_config_with_required_paths_says_so():
         ({"eval__num_samples": -1}, r"config\.eval\.num_samples = -1: must be at least 1, or 0 to keep none"),
         ({"checkpoint__every": 0}, r"config\.checkpoint\.every = 0: must be at least 1"),
         ({"checkpoint__keep": 0}, r"config\.checkpoint\.keep = 0: must be at least 1"),
+        ({"seed": 2**32}, r"config\.seed = 4294967296: must be in \[-2\*\*31, 2\*\*31\)"),
+        ({"phases": (1,)}, r"config\.phases = \(1,\): must be a tuple of section names"),
         ({"max_skips_in_a_row": 0}, r"config\.max_skips_in_a_row = 0: must be at least 1"),
         ({"preemption_grace_seconds": -1}, r"config\.preemption_grace_seconds = -1\.0: must be a number of at least 0"),
         ({"rl__temperature": float("inf")}, r"config\.rl\.temperature = inf: the policy must be sampled"),
@@ -106,6 +108,12 @@ def test_a_config_with_required_paths_says_so():
         ({"data__prompt_template": "{prompt} {x}"}, r"config\.data\.prompt_template = .*needs \{prompt\} in it and no"),
         ({"data__prompt_template": "{prompt} {"}, r"config\.data\.prompt_template = .*a brace of the text itself"),
         ({"data__prompt_template": "{prompt:x}"}, r"config\.data\.prompt_template = "),
+        (
+            {"data__columns": {"question": 5}},
+            r"config\.data\.columns\['question'\] = 5: must be a name such as 'prompt'",
+        ),
+        ({"model__path": "~nobody_here/m"}, r"config\.model\.path = .*: ~nobody_here is nobody's home folder"),
+        ({"rl__method_args": {"epsilon_et": 1.0}}, r"config\.rl\.method_args\.epsilon_et: vmpo has no such argument"),
         ({"mesh__dat": 2}, r"config\.mesh\.dat: unknown key; did you mean 'data'"),
     ],
 )

@@ -36,6 +36,18 @@ def test_values_are_read_by_their_types():
 def test_columns_are_given_one_by_one_or_together():
     assert read("--config.data.columns.question=prompt") == {"data.columns.question": "prompt"}
     assert read("--config.data.columns={'question': 'prompt'}") == {"data.columns": {"question": "prompt"}}
+    with pytest.raises(
+        ValueError, match=r"--config\.data\.columns=question: is a section; give one setting of it, or a"
+    ):
+        read("--config.data.columns=question")
+
+
+def test_the_last_counts_and_single_values_of_a_tuple_add_up():
+    assert read("--config.seed=1", "--config.seed=2") == {"seed": 2}
+    assert read("--config.phases=sft", "--config.phases=rl") == {"phases": ("sft", "rl")}
+    assert read("--config.phases=('sft',)", "--config.phases=('rl',)") == {"phases": ("rl",)}
+    assert read("--config.phases=") == {"phases": ()}
+    assert read("--config.rewards['finished']=1") == {"rewards.finished": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -49,6 +61,8 @@ def test_columns_are_given_one_by_one_or_together():
         ),
         ("--config.data.train_pth=a", r"did you mean config\.data\.train_path\? Valid: chat_template, columns"),
         ("--config.seed.x=1", r"config\.seed is a setting, no section; it has no 'x'"),
+        ("--config.epsilon_eta=1", r"did you mean config\.rl\.method_args\.epsilon_eta\?"),
+        ("--learning_rate=1", r"unknown; did you mean --config\.rl\.optimizer\.learning_rate"),
         ("--workdirs=a", r"unknown; did you mean --workdir\?"),
         ("seed=1", r"settings are given as --config\.key=value"),
     ],

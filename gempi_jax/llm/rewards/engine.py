@@ -216,6 +216,11 @@ def _culprit(function: Callable, arguments: Mapping[str, Sequence]) -> tuple[int
 
 
 def _as_numbers(spec: RewardSpec, returned: Any, completions: Sequence):
+    if inspect.iscoroutine(returned):
+        returned.close()
+        raise RewardError(
+            f"reward {spec.name!r}: {_describe(spec.function)} is async; name a function that calls asyncio.run on it."
+        )
     if (
         isinstance(returned, (str, bytes, Mapping))
         or not hasattr(returned, "__len__")

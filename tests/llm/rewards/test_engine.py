@@ -107,6 +107,14 @@ def test_a_function_that_raises_is_named_with_the_sample():
         compute(needs_few)
 
 
+def test_a_coroutine_says_what_to_do_with_it():
+    async def waits(completions, **_):
+        return [1.0] * len(completions)
+
+    with pytest.raises(RewardError, match=r"waits is async; name a function that calls asyncio\.run on it"):
+        compute(waits)
+
+
 def test_columns_of_another_length_are_an_error():
     with pytest.raises(RewardError, match=r"'answer' has 2 values for 3 completions; repeat each row"):
         compute(returning(1, 2, 3), answer=[1, 2])
