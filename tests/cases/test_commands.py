@@ -59,8 +59,11 @@ def test_a_second_run_in_a_workdir_touches_nothing_and_one_after_it_goes_on(word
     command = [sys.executable, "-c", hold]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(WorkdirError, match=r"is in use by process .*: wait for that run, end it, or give another"):
-            users.start(config, workdir)
+        with monkeypatch.context() as patched:
+            # Refused before anything is read.
+            patched.setattr("gempi_jax.runners.llm.load_task", None)
+            with pytest.raises(WorkdirError, match=r"is in use by process .*: wait for that run, end it, or give anot"):
+                users.start(config, workdir)
         assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
     users.start(config, workdir)
 

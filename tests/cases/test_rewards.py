@@ -77,11 +77,17 @@ def f(prompts, completions, **columns):
         users.start(with_reward(tmp_path, words_model, source, "rl"), tmp_path / "run")
 
 
-def test_importing_a_reward_reads_no_flags_of_ours(tmp_path, monkeypatch):
+def test_a_reward_reads_no_flags_of_ours(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train", "--config=x"])
-    source = "import argparse\nargparse.ArgumentParser().parse_args()\ndef f(completions, **c): return [1.0]\n"
+    source = """import argparse
+argparse.ArgumentParser().parse_args()
+def f(completions, **columns):
+    argparse.ArgumentParser().parse_args()
+    return [1.0]
+"""
     (tmp_path / "parses.py").write_text(source)
-    assert load_reward(f"{tmp_path / 'parses.py'}:f")(completions=["a"]) == [1.0]
+    reward = load_reward(f"{tmp_path / 'parses.py'}:f")
+    assert compute_rewards([RewardSpec("f", reward)], ["p"], ["a"], {}).total.tolist() == [1.0]
     (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
     with pytest.raises(RewardError, match=r"exits\.py cannot be imported: SystemExit: 0 \(line 2\)"):
         load_reward(f"{tmp_path / 'exits.py'}:f")
@@ -111,11 +117,11 @@ def test_what_a_reward_changes_nobody_else_sees():
 
 
 def test_a_file_may_grade_in_processes_of_its_own(tmp_path):
-    source = """import multiprocessing
+    source = """import concurrent.futures, multiprocessing
 def grade(text): return float(len(text))
 def f(prompts, completions, **columns):
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.map(grade, completions)
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(grade, completions))
 """
     # The first name is free; the second is that of a module which every process has.
     for name in ("pools_of_mine", "json"):
