@@ -61,7 +61,8 @@ def launch(config: str | None, workdir: str | None, arguments: Sequence[str]) ->
     except Exception as error:
         if is_message(error):
             return _say(str(error), 2)
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        on_device = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+        if on_device or isinstance(error, MemoryError):
             return _say(f"out of memory: {' '.join(str(error).split())[:200]}; {_LESS_MEMORY}", 1)
         traceback.print_exc()
         return _say(

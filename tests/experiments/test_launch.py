@@ -55,8 +55,12 @@ def test_nothing_ends_with_status_0_but_a_run_that_is_done_or_saved(ending):
         ending(Preempted())
 
 
-def test_too_little_memory_says_which_settings_take_less(ending):
-    status, said = ending(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating\n 9 bytes"))
+@pytest.mark.parametrize(
+    "error",
+    [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating\n 9 bytes"), MemoryError("9 TiB")],
+)
+def test_too_little_memory_says_which_settings_take_less(ending, error):
+    status, said = ending(error)
     assert (status, said.count("\n")) == (1, 1)
     assert "raise num_microbatches" in said
 
