@@ -5,7 +5,7 @@ as what a completion follows.  So the prompts of demonstrations are those of rol
 across the seam, it belongs to the completion, is learnt, and the row is counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,6 +140,8 @@ def encode_demonstrations(
     max_completion_length: int,
     long_prompts: TooLong = TooLong.DROP,
     long_completions: TooLong = TooLong.DROP,
+    *,
+    end_ids: Collection[int] = (),
 ) -> Demonstrations:
     """Token ids of rows with ``messages``, with ``prompt`` and ``completion`` (strings or role lists), or ``text``.
 
@@ -147,10 +149,12 @@ def encode_demonstrations(
     ``completion`` those in it, of ``messages`` all.  Where those begin, the completion begins.  Of a ``text``, all is
     learnt, and the end token behind it; its prompt is the bos token, or where the tokenizer has none, its first token.
 
+    A completion that does not end in the tokenizer's end token, or in one of ``end_ids``, gets the tokenizer's.
+
     Raises:
       DataError, ValueError: as :func:`encode_prompts` and :func:`encode_completions`.
     """
-    turns = _turns(tokenizer, rows)
+    turns = _turns(tokenizer, rows, end_ids)
     texts = [turn.completion for turn in turns]
     completions = fit_completions(texts, max_completion_length, long_completions)
     turns = [turns[i] for i in completions.kept]
@@ -168,10 +172,10 @@ def encode_demonstrations(
     )
 
 
-def _turns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]) -> list[Turns]:
+def _turns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], end_ids: Collection[int]) -> list[Turns]:
     turns: list[Turns | None] = [_several_turns(tokenizer, row) for row in rows]
     rest = [i for i, found in enumerate(turns) if found is None]
-    for i, pair in zip(rest, _pairs(tokenizer, [rows[i] for i in rest]), strict=True):
+    for i, pair in zip(rest, _pairs(tokenizer, [rows[i] for i in rest], end_ids), strict=True):
         turns[i] = Turns(pair.prompt, pair.completion, [True] * len(pair.completion), pair.straddles)
     return turns
 
@@ -190,11 +194,14 @@ def _several_turns(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> T
     return None
 
 
-def _pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]) -> list[Pair]:
-    """Texts, and prompts with their completions, as tokens, ended by the eos token."""
+def _pairs(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], end_ids: Collection[int] = ()
+) -> list[Pair]:
+    """Texts, and prompts with their completions, as tokens, ended by an end token."""
     texts = [_pair_text(tokenizer, row) for row in rows]
     encoded = encode_pairs(tokenizer, texts, [not isinstance(row.get("prompt", ""), str) for row in rows])
-    return [_ended(tokenizer, *each) for each in zip(encoded, rows, strict=True)]
+    ends = {tokenizer.eos_token_id, *end_ids}
+    return [_ended(tokenizer, *each, ends) for each in zip(encoded, rows, strict=True)]
 
 
 def _pair_text(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> tuple[str, str]:
@@ -209,13 +216,14 @@ def _pair_text(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> tuple
     return prompt_text(tokenizer, prompt, options), render_completion(tokenizer, prompt, completion, options)
 
 
-def _ended(tokenizer: PreTrainedTokenizerBase, pair: Pair, row: dict[str, Any]) -> Pair:
+def _ended(tokenizer: PreTrainedTokenizerBase, pair: Pair, row: dict[str, Any], ends: Collection[int]) -> Pair:
     """The pair with the end of its completion, and with a token in front where it would have none."""
-    tokens, eos = pair.completion, tokenizer.eos_token_id
-    if not isinstance(row.get("completion", ""), str) and eos in tokens:
+    tokens = pair.completion
+    last = next((i for i in range(len(tokens), 0, -1) if tokens[i - 1] in ends), 0)
+    if not isinstance(row.get("completion", ""), str) and last:
         # The turn's end, perhaps with more behind it; nothing that follows the end is ever sampled.
-        tokens = tokens[: len(tokens) - tokens[::-1].index(eos)]
-    elif tokens[-1:] != [eos]:
-        tokens = [*tokens, eos]
+        tokens = tokens[:last]
+    elif not last or last < len(tokens):
+        tokens = [*tokens, tokenizer.eos_token_id]
     first = 0 if pair.prompt or tokenizer.bos_token_id is not None or row.get("prompt") == "" else 1
     return pair._replace(prompt=pair.prompt + tokens[:first], completion=tokens[first:])

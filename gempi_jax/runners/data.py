@@ -62,6 +62,7 @@ class Source:
       seed: of the order.
 
     Attributes:
+      learns_completions: as given.
       num_dropped, num_truncated: rows that were longer, by policy.
       num_straddling: rows whose prompt lost its last token to the completion, where the tokenizer puts it.
       failure: why the latest batch has no rewards; empty where it has.
@@ -85,8 +86,9 @@ class Source:
     ):
         self._tokenizer, self._rewards, self._ends = tokenizer, rewards, ends
         self._batch, self._seed, self._carries_log_probs = batch_prompts, seed, carries_log_probs
+        self.learns_completions, self._max_completion_length = learns_completions, max_completion_length
         lengths = max_prompt_length, max_completion_length
-        encoding = Encoding(tokenizer, *lengths, long_prompts, long_completions, learns_completions)
+        encoding = Encoding(tokenizer, *lengths, long_prompts, long_completions, learns_completions, ends.eos_ids)
         self._tokens = Stored(rows, encoding) if isinstance(rows, list) else Streamed(rows, encoding)
         self.rows = self._tokens.rows
         self.num_dropped, self.num_truncated = self._tokens.num_dropped, self._tokens.num_truncated
@@ -130,6 +132,16 @@ class Source:
             behaviour_log_probs=behaviour,
         )
         return batch, float(prompts.lengths.sum() + taken.completions.lengths.sum())
+
+    def learnt(self, count: int) -> Completions:
+        """The first rows' completions up to the last token that is learnt, without those that were cut."""
+        index = np.arange(min(count, len(self.rows)))
+        taken = self._tokens.take(index, [self.rows[i] for i in index])
+        whole = taken.completions.lengths < self._max_completion_length
+        learnt, tokens = taken.learnt[whole][:, None], taken.completions.tokens[whole][:, None]
+        lengths = ((np.arange(learnt.shape[-1]) + 1) * learnt).max(axis=-1, initial=0)
+        nothing = np.zeros(tokens.shape, np.float32)
+        return Completions(tokens, lengths, nothing, nothing)
 
     def rewards(self, prompts: Prompts, completions: Completions, *, strict: bool = False) -> Rewarded:
         """What the reward functions give to each completion [G, K].

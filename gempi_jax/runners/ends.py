@@ -6,11 +6,12 @@ says.  What cannot be the same everywhere is said when the run starts.
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from gempi_jax.llm.chat import turn_end
 from gempi_jax.llm.generate import Completions
 from gempi_jax.llm.stops import Stops, find_strings
 from gempi_jax.runners.build import blame
@@ -40,18 +41,25 @@ class Ends(NamedTuple):
         return ends if self.stops is None else ends | self.stops.reached(completions.tokens, completions.lengths)
 
 
-def phase_ends(tokenizer: PreTrainedTokenizerBase, settings: RunSettings, own: Sequence[int] = ()) -> dict[str, Ends]:
+def phase_ends(
+    tokenizer: PreTrainedTokenizerBase,
+    settings: RunSettings,
+    own: Sequence[int] = (),
+    rows: Iterable[dict[str, Any]] = (),
+) -> dict[str, Ends]:
     """What ends a completion in each phase.
 
     Args:
       tokenizer: of the policy.
       settings: of the run.
-      own: ids that end a completion beside the tokenizer's: those that the checkpoint names, and a turn's end.
+      own: ids that the checkpoint says end a completion, beside the tokenizer's.
+      rows: what the run reads; where they hold conversations, the end of a turn ends a completion.
 
     Raises:
       ValueError: an end token that is none, or a string that the tokenizer's tokens do not spell.
     """
-    eos_ids = tuple(dict.fromkeys([*end_tokens(tokenizer, settings.model.end_tokens), *own]))
+    known = tuple(dict.fromkeys([*end_tokens(tokenizer, settings.model.end_tokens), *own]))
+    eos_ids = tuple(dict.fromkeys([*known, *_turn_ends(tokenizer, rows, known)]))
     ends = {}
     for name, phase in settings.phases.items():
         with blame(f"config.{name}.stop_sequences"):
@@ -69,6 +77,58 @@ def union(tokenizer: PreTrainedTokenizerBase, ends: Iterable[Ends]) -> Ends:
     ends = list(ends)
     eos_ids = tuple(dict.fromkeys(eos_id for each in ends for eos_id in each.eos_ids))
     return _ends(tokenizer, eos_ids, [string for each in ends for string in each.strings])
+
+
+def _turn_ends(tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]], known: Sequence[int]) -> list[int]:
+    """The token with which the chat template ends a turn, where rows hold conversations; said where it is a new one.
+
+    SFT learns it last, so it ends rollouts and evaluations, and the export says so.
+
+    Args:
+      tokenizer: of the policy.
+      rows: with ``prompt``, a string or a role list.
+      known: ids that end a completion anyway.
+    """
+    if all(isinstance(row.get("prompt", ""), str) for row in rows):
+        return []
+    end = turn_end(tokenizer)
+    if end is not None and end not in known:
+        _logger.warning(
+            "The chat template ends turns with %r, which no setting and no file of the model calls an end: it ends "
+            "completions of this run as %r does, and the export lists it.",
+            tokenizer.convert_ids_to_tokens(end),
+            tokenizer.convert_ids_to_tokens(known[0]),
+        )
+    return [] if end is None else [end]
+
+
+def say_what_disagrees(tokenizer: PreTrainedTokenizerBase, ends: Ends, learnt: dict[str, Completions]) -> None:
+    """Says where ends are not the same everywhere: what is learnt last, what ends an evaluation, what the export lists.
+
+    Args:
+      tokenizer: of the policy.
+      ends: of the run's evaluations.
+      learnt: by phase, completions up to the last token that is learnt.
+    """
+    for name, completions in learnt.items():
+        endless = ~ends.reached(completions)
+        if endless.any():
+            place = tuple(np.argwhere(endless)[0])
+            _logger.warning(
+                "config.%s: of the first %d completions that it learns, %d end in %r, which ends nothing: what the "
+                "policy writes would go on to its limit. Name the token in config.model.end_tokens, or a string in "
+                "stop_sequences.",
+                name,
+                endless.size,
+                endless.sum(),
+                tokenizer.decode([int(completions.tokens[(*place, completions.lengths[place] - 1)])]),
+            )
+    if ends.strings:
+        _logger.warning(
+            "stop_sequences = %s end completions of this run alone: the export lists end tokens; give transformers' "
+            "generate the strings as stop_strings.",
+            ends.strings,
+        )
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import blame, lookup, method_from_settings
 from gempi_jax.runners.checks import check_phase, check_plan, check_scored, check_whole
 from gempi_jax.runners.data import Source
-from gempi_jax.runners.ends import phase_ends, union
+from gempi_jax.runners.ends import phase_ends, say_what_disagrees, union
 from gempi_jax.runners.judge import Judge
 from gempi_jax.runners.optimizers import build_optimizers
 from gempi_jax.runners.policy import Start, load_start, peek_tokenizer
@@ -41,6 +41,9 @@ from gempi_jax.training.state import TrainState
 from gempi_jax.training.writers import Writer, check_workdir, claim_workdir, workdir_path
 
 _logger = logging.getLogger(__name__)
+FEW = 1000
+"""Rows that stand for all, where one look at them tells enough."""
+
 TOO_LONG = {policy.value: policy for policy in TooLong}
 
 
@@ -83,7 +86,7 @@ def run(
             workdir = claim_workdir(workdir, config)
             state = _train(plan, workdir, preemption)
             export = workdir / "export"
-            plan.start.export(export, state.params["policy"], settings.model.path)
+            plan.start.export(export, state.params["policy"], settings.model.path, plan.eos_ids)
             if report is not None:
                 report(workdir)
     return export
@@ -176,7 +179,8 @@ class Plan:
         )
         self._names = list(settings.phases)
         checkpoint = start.pretrained.config
-        self._ends = phase_ends(self._tokenizer, settings, checkpoint.eos_ids if checkpoint else ())
+        first = [row for rows in (task.demonstrations, task.train, task.heldout) for row in rows[:FEW]]
+        self._ends = phase_ends(self._tokenizer, settings, checkpoint.eos_ids if checkpoint else (), first)
         self._judged = union(self._tokenizer, self._ends.values())
         for name, phase in settings.phases.items():
             lookup(SOURCES, phase.source, f"config.{name}.source")
@@ -192,6 +196,8 @@ class Plan:
             self._heldout = self._source(
                 task.heldout, ends=self._judged, batch_prompts=1, max_completion_length=longest, seed=0
             )
+        learnt = {n: s.learnt(FEW) for n, s in zip(self._names, self._sources, strict=True) if s.learns_completions}
+        say_what_disagrees(self._tokenizer, self._judged, learnt)
         widths = {name: source.prompt_width for name, source in zip(self._names, self._sources, strict=True)}
         check_plan(
             settings,
@@ -209,6 +215,11 @@ class Plan:
         except TooManySkippedUpdates as error:
             failures = [source.failure for source in self._sources if source.failure]
             raise TooManySkippedUpdates(f"{error} {' '.join(failures)}".strip()) from error
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The tokens that end the run's completions."""
+        return self._judged.eos_ids
 
     def initial_state(self) -> TrainState:
         """Parameters before the first phase, in their shards; the rest is filled in by the phases."""

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.core
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from gempi_jax.llm.columns import is_text_row
+from gempi_jax.llm.hf.end_tokens import list_end_tokens
 from gempi_jax.llm.hf.flax_models import load_flax_policy
 from gempi_jax.llm.hf.peft import load_adapters, save_adapters
 from gempi_jax.llm.hf.pretrained import Pretrained, load_pretrained, save_pretrained
@@ -59,7 +61,7 @@ class Start(NamedTuple):
             names |= {"lora": str(self.model.lora), "base": str(checksum(self.frozen))}
         return names
 
-    def export(self, folder: pathlib.Path, params: Params, base: str = "") -> None:
+    def export(self, folder: pathlib.Path, params: Params, base: str = "", eos_ids: Sequence[int] = ()) -> None:
         """Writes the policy with these trained parameters.
 
         Adapters are merged into their base; beside the folder, ``<folder>_adapter`` holds them alone, for PEFT.
@@ -68,12 +70,15 @@ class Start(NamedTuple):
           folder: in Hugging Face's format.
           params: of the network.
           base: where the base came from, for PEFT to find it.
+          eos_ids: tokens that ended the run's completions, which generation_config.json is to list.
         """
         if self.frozen:
             adapter = folder.with_name(f"{folder.name}_adapter")
             save_adapters(adapter, jax.device_get(params), self.model.lora, self.pretrained, base=base)
             params = merge_adapters(self.frozen, params, self.model.lora)
         save_pretrained(folder, self.pretrained._replace(params=jax.device_get(params)))
+        if eos_ids:
+            list_end_tokens(folder, eos_ids)
 
 
 def load_start(settings: RunSettings, task: Task, mesh: Mesh) -> Start:

@@ -28,6 +28,7 @@ class Encoding:
       max_prompt_length, max_completion_length: tokens.
       long_prompts, long_completions: policies for what is longer.
       learns_completions: the rows' own completions are encoded, too.
+      end_ids: tokens that end a completion, beside the tokenizer's own.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -36,6 +37,7 @@ class Encoding:
     long_prompts: TooLong
     long_completions: TooLong
     learns_completions: bool
+    end_ids: tuple[int, ...] = ()
 
     def __call__(self, rows: Sequence[Row]) -> Demonstrations:
         """Tokens of rows; without completions where none are learnt.
@@ -83,7 +85,8 @@ class Encoding:
                 encoded.tokens, [], [], straddles, encoded.kept, encoded.num_dropped, encoded.num_truncated
             )
         lengths = self.max_prompt_length, self.max_completion_length
-        return encode_demonstrations(self.tokenizer, rows, *lengths, self.long_prompts, self.long_completions)
+        policies = self.long_prompts, self.long_completions
+        return encode_demonstrations(self.tokenizer, rows, *lengths, *policies, end_ids=self.end_ids)
 
 
 class Tokens(NamedTuple):

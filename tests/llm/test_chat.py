@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gempi_jax.llm.chat import encode_conversation, encode_turns, render_completion, render_prompt
+from gempi_jax.llm.chat import encode_conversation, encode_turns, render_completion, render_prompt, turn_end
 from gempi_jax.llm.columns import DataError
 from gempi_jax.llm.encoding import encode_completions, encode_demonstrations, encode_prompts
 from gempi_jax.llm.lengths import TooLong
@@ -139,6 +139,14 @@ def test_demonstrations_of_every_form_learn_what_the_assistant_says():
     assert learnt == ["good day<eos>no<eos>", "good day<eos>no<eos>", "no<eos>", "no<eos>"]
     assert found.prompts[0] == found.prompts[1] == encode_prompts(chat, [messages[:1]], 64).tokens[0]
     assert found.completions[2] == encode_completions(chat, [messages[3:]], 64, prompts=[messages[:3]]).tokens[0]
+
+
+def test_a_turn_ends_in_its_own_end_token_and_not_in_another():
+    chat, messages = tokenizer(CHATML.replace("<eos>", "<pad>")), turns("hi", "no")
+    row = {"prompt": messages[:1], "completion": messages[1:]}
+    for end_ids, text in (((), "no<pad>\n<eos>"), ((turn_end(chat),), "no<pad>")):
+        (tokens,) = encode_demonstrations(chat, [row], 64, 64, end_ids=end_ids).completions
+        assert TOKENIZER.decode(tokens) == text
 
 
 def test_long_conversations_are_dropped_or_cut_with_their_mask():

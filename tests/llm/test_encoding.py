@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import processors
 
-from gempi_jax.llm.encoding import encode_completions, encode_prompts
+from gempi_jax.llm.encoding import encode_completions, encode_demonstrations, encode_prompts
 from gempi_jax.llm.lengths import TooLong
 from gempi_jax.llm.tokenizers import load_tokenizer, train_tokenizer
 
@@ -80,3 +80,14 @@ def test_a_real_tokenizer_puts_its_own_tokens_in_front(shared_data):
     assert encoded.tokens == [tokenizer(text)["input_ids"]]
     together = encoded.tokens[0] + encode_completions(tokenizer, [" It was red."], 64).tokens[0]
     assert tokenizer.decode(together, skip_special_tokens=True).split() == (text + " It was red.").split()
+
+
+def test_a_completion_ends_in_any_of_the_end_tokens():
+    def ends(text, end_ids=()):
+        rows = [{"prompt": "a", "completion": text}]
+        (tokens,) = encode_demonstrations(TOKENIZER, rows, 8, 8, end_ids=end_ids).completions
+        return TOKENIZER.decode(tokens)
+
+    (pad,) = TOKENIZER("<pad>").input_ids
+    assert [ends(" b"), ends(" b<eos>"), ends(" b<pad>")] == [" b<eos>", " b<eos>", " b<pad><eos>"]
+    assert [ends(" b<pad>", (pad,)), ends("<pad> b", (pad,)), ends("", (pad,))] == [" b<pad>", "<pad> b<eos>", "<eos>"]

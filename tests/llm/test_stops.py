@@ -70,3 +70,20 @@ def test_what_could_end_nothing_or_everything_is_refused():
     for sequences in ([b"a", b""], []):
         with pytest.raises(ValueError, match="an empty sequence"):
             find_sequences([b"a"], sequences)
+
+
+@pytest.mark.parametrize("make", [users.words_tokenizer, users.pieces_tokenizer])
+def test_completions_end_where_those_of_transformers_do(make):
+    torch = pytest.importorskip("torch")
+    criteria = pytest.importorskip("transformers.generation.stopping_criteria")
+    tokenizer, strings = make(), ["\n\n", "cat", " s", '!"']
+    stops, theirs = find_strings(tokenizer, strings), criteria.StopStringCriteria(tokenizer, strings)
+    # Theirs knows no parts of characters, which some tokens spell.
+    whole = [i for i, spelt in enumerate(token_bytes(tokenizer)) if spelt and spelt.isascii()]
+    generator, ended = np.random.default_rng(0), 0
+    for tokens in generator.choice(whole, (20, 12)):
+        ours = [bool(stops.reached(tokens[None, :end], np.array([end]))[0]) for end in range(1, 13)]
+        until = ours.index(True) + 1 if True in ours else 12
+        assert ours[:until] == [bool(theirs(torch.tensor(tokens[None, :end]), None)) for end in range(1, until + 1)]
+        ended += True in ours
+    assert 0 < ended < 20

@@ -13,13 +13,15 @@ def as_turns(prompts: Sequence, completions: Sequence) -> tuple[list, list]:
 
     Args:
       prompts: texts, or role lists.
-      completions: texts, or role lists, which stay.
+      completions: texts, or role lists, which stay; a content that is null is an empty text.
     """
     pairs = [_turn(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
     return [prompt for prompt, _ in pairs], [completion for _, completion in pairs]
 
 
 def _turn(prompt: Any, completion: Any) -> tuple[Any, Any]:
+    if is_conversational(completion):
+        return prompt, [{**message, "content": message.get("content") or ""} for message in completion]
     if not isinstance(completion, str) or not is_conversational(prompt):
         return prompt, completion
     if prompt[-1]["role"] == "assistant":

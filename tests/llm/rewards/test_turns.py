@@ -42,6 +42,9 @@ def test_the_trial_hands_messages_too():
     assert preflight([RewardSpec("contains", contains)], rows).gold == {"contains": 1.0}
     rows[0]["completion"] = rows[1]["completion"] = [{"role": "assistant", "content": "A cat, no dog."}]
     assert preflight([RewardSpec("contains", contains)], rows).gold == {"contains": 1.0}
+    # One that only calls a tool says nothing.
+    rows[0]["completion"] = rows[1]["completion"] = [{"role": "assistant", "content": None, "tool_calls": [{}]}]
+    assert preflight([RewardSpec("contains", contains)], rows).gold == {"contains": 0.0}
 
 
 def test_our_own_rewards_read_both():
