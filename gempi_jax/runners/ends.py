@@ -102,14 +102,26 @@ def _turn_ends(tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]
     return [] if end is None else [end]
 
 
-def say_what_disagrees(tokenizer: PreTrainedTokenizerBase, ends: Ends, learnt: dict[str, Completions]) -> None:
-    """Says where ends are not the same everywhere: what is learnt last, what ends an evaluation, what the export lists.
+def say_what_disagrees(
+    tokenizer: PreTrainedTokenizerBase, ends: Ends, learnt: dict[str, Completions], written: dict[str, Ends]
+) -> None:
+    """Says where ends are not the same everywhere: learnt last, of a rollout, of an evaluation, in the export.
 
     Args:
       tokenizer: of the policy.
       ends: of the run's evaluations.
       learnt: by phase, completions up to the last token that is learnt.
+      written: by phase in which the policy writes, what ends its completions.
     """
+    for name, own in written.items():
+        others = tuple(string for string in ends.strings if string not in own.strings)
+        if others:
+            _logger.warning(
+                "config.%s: rollouts do not end at %s, as evaluations do, since another phase has them as "
+                "stop_sequences; give them to this phase, too, or to none.",
+                name,
+                others,
+            )
     for name, completions in learnt.items():
         endless = ~ends.reached(completions)
         if endless.any():

@@ -197,7 +197,9 @@ class Plan:
                 task.heldout, ends=self._judged, batch_prompts=1, max_completion_length=longest, seed=0
             )
         learnt = {n: s.learnt(FEW) for n, s in zip(self._names, self._sources, strict=True) if s.learns_completions}
-        say_what_disagrees(self._tokenizer, self._judged, learnt)
+        say_what_disagrees(
+            self._tokenizer, self._judged, learnt, {n: e for n, e in self._ends.items() if n not in learnt}
+        )
         widths = {name: source.prompt_width for name, source in zip(self._names, self._sources, strict=True)}
         check_plan(
             settings,

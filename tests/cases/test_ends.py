@@ -15,6 +15,7 @@ from tests.cases import users
 
 ASKED = [{"role": "user", "content": "Name the cat."}]
 SAID = [{"role": "assistant", "content": "It is a cat."}]
+PHASES = ("sft", "rl", "again")
 ENDS = ("<|endoftext|>", "<|im_end|>")
 
 
@@ -66,6 +67,16 @@ def test_a_string_that_the_export_cannot_hold_is_said(pieces_model, planned, cap
     with caplog.at_level(logging.WARNING):
         planned(pieces_model(), [{"prompt": "The cat is"}] * 4, phases=("rl",), **{"rl.stop_sequences": ("\n\n",)})
     assert r"stop_sequences = ('\n\n',) end completions of this run alone" in caplog.text
+    assert "rollouts do not end at" not in caplog.text
+
+
+def test_rollouts_that_go_on_where_evaluations_end_are_said(pieces_model, planned, caplog):
+    changes = {"again": users.users_config("", "", "").rl, "rl.stop_sequences": ("\n\n",)}
+    with caplog.at_level(logging.WARNING):
+        planned(pieces_model(), [{"prompt": "The cat is", "completion": " big."}] * 4, None, PHASES, **changes)
+    said = [record.getMessage() for record in caplog.records if "rollouts do not end" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith(r"config.again: rollouts do not end at ('\n\n',), as evaluations do")
 
 
 def test_rollouts_end_at_a_string_within_a_token_and_no_earlier(pieces_model):

@@ -8,6 +8,8 @@ from gempi_jax.llm.hf.weights import write_json
 
 _FILE = "generation_config.json"
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_DERIVED = "_from_model_config"
+"""Where it is true, transformers may read config.json in place of the file, as where that holds a temperature."""
 
 
 def list_end_tokens(path: str | pathlib.Path, eos_ids: Sequence[int]) -> None:
@@ -25,6 +27,11 @@ def list_end_tokens(path: str | pathlib.Path, eos_ids: Sequence[int]) -> None:
     values = {name: model[name] for name in _IDS if model.get(name) is not None}
     if (folder / _FILE).is_file():
         values = read_json(folder / _FILE)
-    stated = values.get("eos_token_id")
-    if set(stated if isinstance(stated, list) else [stated]) != set(eos_ids):
+    stated = [model if values.get(_DERIVED) else values, values]
+    if any(_listed(each.get("eos_token_id")) != set(eos_ids) for each in stated):
+        values = {name: value for name, value in values.items() if name != _DERIVED}
         write_json(folder / _FILE, {**values, "eos_token_id": eos_ids[0] if len(eos_ids) == 1 else list(eos_ids)})
+
+
+def _listed(stated: int | list[int] | None) -> set[int | None]:
+    return set(stated if isinstance(stated, list) else [stated])

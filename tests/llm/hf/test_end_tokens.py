@@ -19,6 +19,10 @@ MODEL = {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "pad_token
         ({"eos_token_id": 2, "top_p": 0.9}, (2, 1), {"eos_token_id": [2, 1], "top_p": 0.9}),
         ({"eos_token_id": [1, 2], "top_p": 0.9}, (2, 1), {"eos_token_id": [1, 2], "top_p": 0.9}),
         ({"top_p": 0.9}, (2,), {"eos_token_id": 2, "top_p": 0.9}),
+        # In place of a file that is derived from config.json, transformers may read that one: it is so no longer.
+        ({"eos_token_id": 2, "_from_model_config": True}, (2,), {"eos_token_id": 2, "_from_model_config": True}),
+        ({"eos_token_id": 2, "_from_model_config": True}, (2, 1), {"eos_token_id": [2, 1]}),
+        ({"eos_token_id": [2, 1], "_from_model_config": True}, (2, 1), {"eos_token_id": [2, 1]}),
     ],
 )
 def test_all_end_tokens_are_listed_and_nothing_else_changes(tmp_path, generation, eos_ids, expected):
