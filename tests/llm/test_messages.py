@@ -31,7 +31,7 @@ def test_texts_of_parts_become_one_text_in_every_role_list():
         ),
         (
             [{"type": "text", "text": None}],
-            r"row 0: 'messages', message 1 .*has the part \{'type': 'text'",
+            r"row 0 \(from 0\): 'messages', message 1 .*has the part \{'type': 'text'",
         ),
         ([3], r"has the part 3"),
         (3, r"message 1 \(user\): its content is 3; it has to be a string, or a list of text parts"),
@@ -69,7 +69,7 @@ def test_tools_are_a_list_or_its_json():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"tools": "weather"}, r"row 0: 'tools' is 'weather'; as a text it has to be JSON"),
+        ({"tools": "weather"}, r"row 0 \(from 0\): 'tools' is 'weather'; as a text it has to be JSON"),
         ({"tools": {"name": "weather"}}, r"'tools' is .*; it has to be a list of JSON schemas"),
         ({"chat_template_kwargs": "no"}, r"'chat_template_kwargs' is 'no'; it has to be an object"),
     ],
