@@ -1,5 +1,7 @@
 """How far a weighted sample is from a uniform one. Weights need not be normalised unless it is said."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
@@ -98,44 +100,58 @@ def anchor_kl(
       axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
     """
     mask = jnp.ones(log_weights.shape, bool) if where is None else where
+    return scoped(log_weights, where=mask, axis=axis, axis_name=axis_name).kl(log_ratios)
+
+
+class Scoped(NamedTuple):
+    """Log-weights normalised over the batch, or by group, and what is read off them.
+
+    Attributes:
+      weights: sum to 1 over the batch: over one scope (``axis=None``), or 1/G in each of the G groups left.
+      relative: log(q_i / b_i) = l_i - log Z-hat of the scope, formed without either: 0 where there is no weight.
+      log_partition: log Z-hat of every scope, with the scope as axes of one; 0 where it is empty.
+      live: whether a scope has any weight, likewise.
+      axis_name: mapped axes over which the samples or the groups are spread.
+      by_group: whether a scope is a group.
+    """
+
+    weights: Float[Array, "*E"]
+    relative: Float[Array, "*E"]
+    log_partition: Float[Array, "..."]
+    live: Bool[Array, "..."]
+    axis_name: AxisName
+    by_group: bool
+
+    def kl(self, log_ratios: Float[Array, "m *E"]) -> Float[Array, "m"]:
+        """KL-hat(q || pi_j), nats; the mean over groups by group."""
+        inside = self.weights > 0
+        excess = jnp.where(inside[None], self.relative[None] - jnp.where(inside[None], log_ratios, 0.0), 0.0)
+        terms = self.weights[None] * excess
+        return reductions.sum(terms, axis=tuple(range(1, terms.ndim)), axis_name=self.axis_name)
+
+    def over_scopes(self, values: Float[Array, "..."]) -> Float[Array, ""]:
+        """The value of the batch, or the mean of those of the groups that have any weight."""
+        if not self.by_group:
+            return jnp.sum(values)
+        return reductions.mean(values, where=self.live, axis_name=self.axis_name)
+
+
+def scoped(
+    log_weights: Float[Array, "*E"],
+    *,
+    where: Bool[Array, "*E"],
+    axis: int | None,
+    axis_name: AxisName = None,
+) -> Scoped:
+    """Normalises over each scope: the batch (``axis=None``), or the groups, which then count alike."""
     within = axis_name if axis is None else None
-    weights = scope_weights(log_weights, where=mask, axis=axis, axis_name=axis_name)
-    inside = weights > 0
-    total = reductions.logsumexp(log_weights, where=mask, axis=axis, axis_name=within, keepdims=True)
-    number = reductions.sum(jnp.sum(mask, axis=axis, keepdims=True, dtype=jnp.int32), axis=(), axis_name=within)
-    log_z = jnp.where(total > -jnp.inf, total - jnp.log(jnp.maximum(number, 1).astype(total.dtype)), 0.0)
-    log_target = jnp.where(inside, log_weights, 0.0) - log_z
-    excess = log_target[None] - jnp.where(inside[None], log_ratios, 0.0)
-    terms = jnp.where(inside, weights, 0.0)[None] * excess
-    return reductions.sum(terms, axis=tuple(range(1, terms.ndim)), axis_name=axis_name)
-
-
-def scope_weights(
-    log_weights: Float[Array, "*E"],
-    *,
-    where: Bool[Array, "*E"],
-    axis: int | None,
-    axis_name: AxisName = None,
-) -> Float[Array, "*E"]:
-    """Weights that sum to 1 over the batch: over one scope (``axis=None``), or 1/G in each of the G groups left."""
-    return scope_totals(log_weights, where=where, axis=axis, axis_name=axis_name)[0]
-
-
-def scope_totals(
-    log_weights: Float[Array, "*E"],
-    *,
-    where: Bool[Array, "*E"],
-    axis: int | None,
-    axis_name: AxisName = None,
-) -> tuple[Float[Array, "*E"], Float[Array, ""], Float[Array, ""]]:
-    """:func:`scope_weights`, log Z-hat (the mean over groups), and log sum exp over all samples together."""
-    if axis is None:
-        weights, log_total = normalized(log_weights, where=where, axis_name=axis_name)
-        number = jnp.maximum(reductions.count(where, axis_name=axis_name), 1).astype(log_total.dtype)
-        return weights, jnp.where(log_total > -jnp.inf, log_total - jnp.log(number), 0.0), log_total
-    weights, log_total = normalized(log_weights, where=where, axis=axis)
-    live = log_total > -jnp.inf
-    number = jnp.maximum(reductions.count(where, axis=axis), 1).astype(log_total.dtype)
-    log_z = reductions.mean(jnp.where(live, log_total, 0.0) - jnp.log(number), where=live, axis_name=axis_name)
-    groups = jnp.maximum(reductions.count(live, axis_name=axis_name), 1).astype(weights.dtype)
-    return weights / groups, log_z, reductions.logsumexp(log_total, axis_name=axis_name)
+    weights, below, top, total = normalized(log_weights, where=where, axis=axis, axis_name=within)
+    number = reductions.sum(jnp.sum(where, axis=axis, keepdims=True, dtype=jnp.int32), axis=(), axis_name=within)
+    live = total > 0
+    mean = total / jnp.maximum(number, 1).astype(total.dtype)
+    log_mean = jnp.where(live, jnp.log(jnp.where(live, mean, 1.0)), 0.0)
+    if axis is not None:
+        groups = jnp.maximum(reductions.count(live, axis_name=axis_name), 1).astype(weights.dtype)
+        weights = weights / groups
+    relative = jnp.where(weights > 0, below - log_mean, 0.0)
+    return Scoped(weights, relative, log_mean + jnp.where(live, top, 0.0), live, axis_name, axis is not None)

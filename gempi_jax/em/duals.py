@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from gempi_jax.em.checks import samples_agree
-from gempi_jax.em.diagnostics import anchor_kl, scope_weights
-from gempi_jax.em.mixture import expand, log_partition, log_weights_from_ratios
+from gempi_jax.em.diagnostics import Scoped, scoped
+from gempi_jax.em.mixture import expand, relative_log_weights
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import known_values
 from gempi_jax.numerics.reductions import AxisName
@@ -61,25 +61,26 @@ def temperature_dual(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
 def _dual(coefficients, budgets, advantages, log_ratios, mask, axis, axis_name):
-    log_weights = log_weights_from_ratios(advantages, log_ratios, coefficients)
-    if axis is None:
-        log_z = log_partition(log_weights, where=mask, axis_name=axis_name)
-        log_z = jnp.where(log_z > -jnp.inf, log_z, 0.0)
-    else:
-        of_group = log_partition(log_weights, where=mask, axis=axis)
-        log_z = reductions.mean(of_group, where=of_group > -jnp.inf, axis_name=axis_name)
-    return jnp.dot(coefficients, budgets) + jnp.sum(coefficients) * log_z
+    scope, best = _scope(coefficients, advantages, log_ratios, mask, axis, axis_name)
+    gain = jnp.sum(coefficients) * scope.log_partition + jnp.where(scope.live, best, 0.0)
+    return jnp.dot(coefficients, budgets) + scope.over_scopes(gain)
+
+
+def _scope(coefficients, advantages, log_ratios, mask, axis, axis_name) -> tuple[Scoped, Array]:
+    """The target at the coefficients, relative to the best advantage A* of each scope, and A*."""
+    options = {"where": mask, "axis": axis, "axis_name": axis_name}
+    log_weights, best = relative_log_weights(advantages, log_ratios, coefficients, **options)
+    return scoped(log_weights, **options), best
 
 
 @_dual.defjvp
 def _dual_jvp(axis, axis_name, primals, tangents):
     coefficients, budgets, advantages, log_ratios, mask = primals
     d_coefficients, d_budgets, d_advantages, d_ratios, _ = tangents
-    log_weights = log_weights_from_ratios(advantages, log_ratios, coefficients)
-    kl = anchor_kl(log_weights, log_ratios, where=mask, axis=axis, axis_name=axis_name)
+    scope, _ = _scope(coefficients, advantages, log_ratios, mask, axis, axis_name)
     # By the envelope, dL/dA_i = w_i and dL/dr_ij = lambda_j w_i.
-    weights = scope_weights(log_weights, where=mask, axis=axis, axis_name=axis_name)
     d_tilt = d_advantages + jnp.sum(expand(coefficients, d_ratios) * d_ratios, axis=0)
-    through_data = reductions.sum(jnp.where(weights > 0, weights * d_tilt, 0.0), axis_name=axis_name)
+    through_data = reductions.sum(jnp.where(scope.weights > 0, scope.weights * d_tilt, 0.0), axis_name=axis_name)
     value = _dual(coefficients, budgets, advantages, log_ratios, mask, axis, axis_name)
-    return value, jnp.dot(budgets - kl, d_coefficients) + jnp.dot(coefficients, d_budgets) + through_data
+    through_prices = jnp.dot(budgets - scope.kl(log_ratios), d_coefficients)
+    return value, through_prices + jnp.dot(coefficients, d_budgets) + through_data

@@ -1,80 +1,22 @@
 """The one E-step: detached weights of the target q* on samples, from any setting of the tuple."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from gempi_jax.contracts import Metric, Samples, Target
 from gempi_jax.em import diagnostics, mixture
+from gempi_jax.em.batch import Batch, check, clean
 from gempi_jax.em.duals import MINIMUM, temperature_dual
 from gempi_jax.em.filtering import select
+from gempi_jax.em.metrics import anchor_metrics, sample_metrics, scope_metrics, truncation
 from gempi_jax.em.spec import Dual, Fixed, GempiSpec, Scope, Score, TopK
 from gempi_jax.em.target import sampled_divergences, target_log_weights
 from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import LARGEST
-from gempi_jax.numerics.divergences import KL
-from gempi_jax.numerics.masked import real
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array, Duals
-
-
-class _Batch(NamedTuple):
-    """Detached samples without an undefined number, and which of them count."""
-
-    advantages: Float[Array, "*E"]
-    log_ratios: Float[Array, "m *E"]
-    where: Bool[Array, "*E"]
-    number: Float[Array, ""]
-    invalid: Float[Array, ""]
-
-
-def _check(spec: GempiSpec, samples: Samples) -> None:
-    """Says at trace time which shape is wrong."""
-    shape = samples.advantages.shape
-    if samples.sampler_log_probs.shape != shape:
-        raise ValueError(
-            f"sampler_log_probs {samples.sampler_log_probs.shape} must have the advantages' shape {shape}."
-        )
-    expected = (len(spec.anchors), *shape)
-    if samples.anchor_log_probs.shape != expected:
-        raise ValueError(
-            f"anchor_log_probs {samples.anchor_log_probs.shape} must be {expected}: one row for each of the anchors "
-            f"{spec.policies}, in this order."
-        )
-    for name in ("mask", "tie_break"):
-        value = getattr(samples, name)
-        if value is not None and value.shape != shape:
-            raise ValueError(f"{name} {value.shape} must have the advantages' shape {shape}.")
-    by_group = {
-        "Scope.GROUP": spec.scope is Scope.GROUP,
-        "skip_flat_groups": isinstance(spec.filter, TopK) and spec.filter.skip_flat_groups,
-    }
-    for name, wanted in by_group.items():
-        if wanted and len(shape) < 2:
-            raise ValueError(f"{name} needs advantages [..., G, K] with the K samples of a group last, not {shape}.")
-
-
-def _clean(samples: Samples, axis_name: AxisName) -> _Batch:
-    """Masks what is padding and what is no number or too large a one; -inf of an anchor stays, it means q* = 0."""
-    samples = reductions.detach(samples)
-    given = real(samples.advantages, samples.mask)
-    usable = (jnp.abs(samples.advantages) < LARGEST) & (jnp.abs(samples.sampler_log_probs) < LARGEST)
-    usable = mixture.over_anchors(lambda kept, row: kept & (row < LARGEST), samples.anchor_log_probs, usable)
-    where = given & usable
-    advantages = jnp.where(where, samples.advantages, 0.0).astype(jnp.float32)
-    sampler = jnp.where(where, samples.sampler_log_probs, 0.0).astype(jnp.float32)
-    anchors = jnp.where(where[None], samples.anchor_log_probs, 0.0).astype(jnp.float32)
-    anchors = jnp.where(anchors > -LARGEST, anchors, -jnp.inf)
-    number = reductions.count(where, axis_name=axis_name).astype(jnp.float32)
-    invalid = reductions.count(given & ~usable, axis_name=axis_name).astype(jnp.float32)
-    ratios = mixture.anchor_log_ratios(anchors, sampler)
-    # Materialised: the many sums that follow would clean the samples again in each.  The counts stay out of it, since
-    # a barrier makes what is equal on all devices as local as its other operands.
-    advantages, ratios, where = jax.lax.optimization_barrier((advantages, ratios, where))
-    return _Batch(advantages, ratios, where, number, invalid)
 
 
 def _budgets(spec: GempiSpec) -> Float[Array, "m"]:
@@ -101,7 +43,7 @@ def _adaptive(spec: GempiSpec, duals: Duals) -> Float[Array, "m"]:
 
 
 def _coefficients(
-    spec: GempiSpec, duals: Duals, batch: _Batch, selected: Bool[Array, "*E"], axis_name: AxisName
+    spec: GempiSpec, duals: Duals, batch: Batch, selected: Bool[Array, "*E"], axis_name: AxisName
 ) -> tuple[Float[Array, "m"], TemperatureSolution | None]:
     """lambda by the tuple's temperature mechanism, on the selected samples."""
     if isinstance(spec.temperature, Fixed):
@@ -121,12 +63,15 @@ def _coefficients(
     return solution.coefficients, solution
 
 
-def _filter(spec: GempiSpec, duals: Duals, batch: _Batch, tie_break: Array | None, axis_name: AxisName):
+def _filter(spec: GempiSpec, duals: Duals, batch: Batch, tie_break: Array | None, axis_name: AxisName):
     """S; by log-weight it needs a temperature first, which is then solved on all real samples."""
     log_weights = batch.advantages
     if isinstance(spec.filter, TopK) and spec.filter.score is Score.LOG_WEIGHT:
         first, _ = _coefficients(spec, duals, batch, batch.where, axis_name)
-        log_weights = _log_weights(spec, batch, first, batch.where, axis_name)
+        log_weights, _ = _log_weights(spec, batch, first, batch.where, axis_name)
+        options = {"axis": spec.scope_axis, "axis_name": axis_name if spec.scope_axis is None else None}
+        # log q*/b, which samples of different scopes share.
+        log_weights = log_weights - mixture.log_partition(log_weights, where=batch.where, keepdims=True, **options)
     tie_break = None if tie_break is None else reductions.detach(tie_break)
     return select(
         spec.filter, batch.advantages, log_weights, where=batch.where, tie_break=tie_break, axis_name=axis_name
@@ -134,23 +79,23 @@ def _filter(spec: GempiSpec, duals: Duals, batch: _Batch, tie_break: Array | Non
 
 
 def _log_weights(
-    spec: GempiSpec, batch: _Batch, coefficients: Float[Array, "m"], where: Bool[Array, "*E"], axis_name: AxisName
-) -> Float[Array, "*E"]:
-    """l_i: in closed form for KL, which needs no scope; otherwise (22) solved on the samples of the scope."""
-    if spec.closed_form:
-        return mixture.log_weights_from_ratios(batch.advantages, batch.log_ratios, coefficients)
-    return target_log_weights(
-        batch.advantages,
-        batch.log_ratios,
-        coefficients,
-        spec.divergences,
-        where=where,
-        axis=spec.scope_axis,
-        axis_name=axis_name,
-    )
+    spec: GempiSpec, batch: Batch, coefficients: Float[Array, "m"], where: Bool[Array, "*E"], axis_name: AxisName
+) -> tuple[Float[Array, "*E"], Float[Array, "..."]]:
+    """l_i minus a shift that samples of one scope share, and the shift: their best advantage over Lambda for KL.
+
+    In closed form for KL; otherwise (22) solved on the samples of the scope, with log Z-hat = 0 and no shift.
+    """
+    if not spec.anchors:
+        return jnp.zeros_like(batch.advantages), jnp.zeros(())
+    options = {"where": where, "axis": spec.scope_axis, "axis_name": axis_name}
+    data = batch.advantages, batch.log_ratios, coefficients
+    if not spec.closed_form:
+        return target_log_weights(*data, spec.divergences, **options), jnp.zeros(())
+    log_weights, best = mixture.relative_log_weights(*data, **options)
+    return log_weights, best / jnp.sum(coefficients)
 
 
-def _spent(spec: GempiSpec, batch: _Batch, log_weights: Array, selected: Array, axis_name: AxisName) -> Array:
+def _spent(spec: GempiSpec, batch: Batch, log_weights: Array, selected: Array, axis_name: AxisName) -> Array:
     """D_j(q || pi_j) [m]; one that overflows, as where no selected sample is likely under an anchor, is 1e30."""
     spent = sampled_divergences(
         log_weights, batch.log_ratios, spec.divergences, where=selected, axis=spec.scope_axis, axis_name=axis_name
@@ -159,7 +104,7 @@ def _spent(spec: GempiSpec, batch: _Batch, log_weights: Array, selected: Array, 
 
 
 def _dual_loss(
-    spec: GempiSpec, coefficients: Array, batch: _Batch, log_weights: Array, selected: Array, axis_name: AxisName
+    spec: GempiSpec, coefficients: Array, batch: Batch, log_weights: Array, selected: Array, axis_name: AxisName
 ) -> Float[Array, ""]:
     """L(lambda), (25); for divergences without a closed form its value and its gradient eps - D(q*) at lambda."""
     if not isinstance(spec.temperature, Dual):
@@ -174,7 +119,7 @@ def _dual_loss(
         )
         return dual - without
     spent = _spent(spec, batch, log_weights, selected, axis_name)
-    weights = diagnostics.scope_weights(log_weights, where=selected, axis=axis, axis_name=axis_name)
+    weights = diagnostics.scoped(log_weights, where=selected, axis=axis, axis_name=axis_name).weights
     gain = reductions.sum(weights * batch.advantages, axis_name=axis_name)
     # max over q of E_q[A] - lambda . (D - eps): by the envelope its derivative in lambda leaves q alone.
     return reductions.detach(gain) + jnp.dot(coefficients, budgets - reductions.detach(spent)) - without
@@ -207,35 +152,33 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     Raises:
       ValueError: where shapes disagree.
     """
-    _check(spec, samples)
-    batch = _clean(samples, axis_name)
+    check(spec, samples)
+    batch = clean(samples, axis_name)
     selected = _filter(spec, reductions.detach(duals), batch, samples.tie_break, axis_name)
     coefficients, solution = _coefficients(spec, duals, batch, selected, axis_name)
-    log_weights = _log_weights(spec, batch, reductions.detach(coefficients), selected, axis_name)
-    normalized, log_z, log_total = diagnostics.scope_totals(
-        log_weights, where=selected, axis=spec.scope_axis, axis_name=axis_name
-    )
-    selected, log_weights, normalized = jax.lax.optimization_barrier((selected, log_weights, normalized))
-    weights = _weights(spec, log_weights, normalized, selected, batch.number)
-    shares = normalized
+    log_weights, shift = _log_weights(spec, batch, reductions.detach(coefficients), selected, axis_name)
+    selected, log_weights = jax.lax.optimization_barrier((selected, log_weights))
+    scope = diagnostics.scoped(log_weights, where=selected, axis=spec.scope_axis, axis_name=axis_name)
+    weights = _weights(spec, log_weights + shift, scope.weights, selected, batch.number)
+    shares = scope.weights
     if spec.scope is Scope.NONE:
         total = reductions.sum(weights, axis_name=axis_name)
         shares = weights / jnp.where(total > 0, total, 1.0)
     dual_loss = _dual_loss(spec, coefficients, batch, log_weights, selected, axis_name)
     coefficients = reductions.detach(coefficients)
+    kls = scope.kl(batch.log_ratios)
+    spent = kls if spec.closed_form else _spent(spec, batch, log_weights, selected, axis_name)
     metrics = {
-        **_sample_metrics(spec, batch, log_weights, shares, selected, axis_name),
-        **_anchor_metrics(spec, batch, coefficients, log_weights, normalized, log_z, selected, axis_name),
-        "log_partition": log_z,
+        **sample_metrics(spec, batch, log_weights + shift, shares, selected, axis_name),
+        **scope_metrics(spec, scope, shift, selected, axis_name),
+        **anchor_metrics(spec, coefficients, kls, spent),
         "temperature": jnp.sum(coefficients),
     }
-    if spec.scope is not Scope.BATCH:
-        metrics["log_partition_bias"] = _log_partition_bias(spec, normalized, selected, axis_name)
     if isinstance(spec.filter, TopK):
-        rest = reductions.logsumexp(log_weights, where=batch.where & ~selected, axis_name=axis_name)
-        # exp(rest) / (exp(rest) + exp(total)), Q*(S^c) of the target over all real samples.
-        some = (rest > -jnp.inf) & (log_total > -jnp.inf)
-        metrics["truncation_mass"] = jnp.where(some, jax.nn.sigmoid(jnp.where(some, rest - log_total, 0.0)), 0.0)
+        whole = log_weights
+        if not spec.closed_form:
+            whole, _ = _log_weights(spec, batch, coefficients, batch.where, axis_name)
+        metrics["truncation_mass"] = truncation(spec, batch, whole, selected, axis_name)
     if isinstance(spec.temperature, Dual):
         given = duals["temperature"]
         metrics["invalid_duals"] = jnp.sum(~((given > 0) & (given < jnp.inf)))
@@ -246,63 +189,3 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
         metrics["solver_iterations"] = solution.num_iterations
     metrics = {f"estep/{name}": Metric.of(value) for name, value in reductions.detach(metrics).items()}
     return Target(reductions.detach(weights), dual_loss, metrics)
-
-
-def _log_partition_bias(spec: GempiSpec, weights: Array, selected: Array, axis_name: AxisName) -> Float[Array, ""]:
-    """-chi^2 / (2 k) of the scope; the mean over groups, as log Z-hat is."""
-    if spec.scope is not Scope.GROUP:
-        return diagnostics.log_partition_bias(weights, where=selected, axis_name=axis_name)
-    of_group = diagnostics.log_partition_bias(weights, where=selected, axis=-1)
-    return reductions.mean(of_group, where=jnp.any(weights > 0, axis=-1), axis_name=axis_name)
-
-
-def _sample_metrics(
-    spec: GempiSpec, batch: _Batch, log_weights: Array, weights: Array, selected: Array, axis_name: AxisName
-) -> dict[str, Array]:
-    """How far the weights that train, scaled to sum to 1, are from uniform ones."""
-    number = reductions.count(selected, axis_name=axis_name).astype(jnp.float32)
-    # The largest of k weights that sum to 1 is at least 1/k: its square is no underflow.
-    squares = reductions.sum(jnp.square(weights), axis_name=axis_name)
-    size = jnp.where(squares > 0, 1.0 / jnp.where(squares > 0, squares, 1.0), 0.0)
-    chi_squared = jnp.where(squares > 0, number * squares - 1.0, 0.0)
-    values = {
-        "ess": size,
-        "ess_fraction": size / jnp.maximum(number, 1.0),
-        "chi2": chi_squared,
-        "weights_entropy": diagnostics.weights_entropy(weights, axis_name=axis_name),
-        "max_weight": jnp.maximum(reductions.max(weights, axis_name=axis_name), 0.0),
-        "selected_fraction": number / jnp.maximum(batch.number, 1.0),
-        "truncation_mass": jnp.zeros(()),
-        "log_partition_bias": -chi_squared / (2.0 * jnp.maximum(number, 1.0)),
-        "invalid_samples": batch.invalid,
-    }
-    if spec.weight_clip is not None:
-        clipped = reductions.count(selected & (log_weights > jnp.log(spec.weight_clip)), axis_name=axis_name)
-        values["clip_fraction"] = clipped.astype(jnp.float32) / jnp.maximum(number, 1.0)
-    return values
-
-
-def _anchor_metrics(
-    spec: GempiSpec,
-    batch: _Batch,
-    coefficients: Array,
-    log_weights: Array,
-    weights: Array,
-    log_z: Array,
-    selected: Array,
-    axis_name: AxisName,
-) -> dict[str, Array]:
-    """Price, divergence and use of the budget of every anchor; means over groups when the scope is the group."""
-    # sum w (l - r_j) - log Z-hat; with weights of 1/G by group both are means over groups.
-    gaps = jnp.where((weights > 0)[None], log_weights[None] - batch.log_ratios, 0.0)
-    kls = reductions.sum(weights[None] * gaps, axis=tuple(range(1, gaps.ndim)), axis_name=axis_name) - log_z
-    spent = kls if spec.closed_form else _spent(spec, batch, log_weights, selected, axis_name)
-    values = {}
-    for j, anchor in enumerate(spec.anchors):
-        values[f"coefficient/{anchor.policy}"] = coefficients[j]
-        values[f"kl/{anchor.policy}"] = kls[j]
-        name = "kl" if anchor.divergence is KL else anchor.divergence.name
-        values[f"{name}/{anchor.policy}"] = spent[j]
-        if anchor.budget is not None:
-            values[f"{name}_over_budget/{anchor.policy}"] = spent[j] / anchor.budget
-    return values

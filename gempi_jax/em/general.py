@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from gempi_jax.em.diagnostics import scope_weights
+from gempi_jax.em.diagnostics import scoped
 from gempi_jax.em.mixture import weighted_sum
 from gempi_jax.em.moments import below_best, is_large, thin, usable
 from gempi_jax.em.solver import Landscape, Slope
@@ -80,7 +80,7 @@ def _optimum(coefficients: Array, problem: _Problem) -> _Optimum:
     log_weights = target_log_weights(
         problem.advantages, problem.log_ratios, coefficients, problem.divergences, **problem.options
     )
-    weights = scope_weights(log_weights, **problem.options)
+    weights = scoped(log_weights, **problem.options).weights
     inside = weights > 0
 
     def of_anchors(function):

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +39,11 @@ def anchor_log_ratios(
     return anchor_log_probs - sampler_log_probs[None]
 
 
+def supported(log_ratios: Float[Array, "m *E"], where: Bool[Array, "*E"]) -> Bool[Array, "*E"]:
+    """The samples, of those in ``where``, that every anchor can produce."""
+    return over_anchors(lambda kept, ratio: kept & (ratio > -jnp.inf), log_ratios, where)
+
+
 def log_weights_from_ratios(
     advantages: Float[Array, "*E"], log_ratios: Float[Array, "m *E"], coefficients: Float[Array, "m"]
 ) -> Float[Array, "*E"]:
@@ -45,11 +51,38 @@ def log_weights_from_ratios(
     if coefficients.shape[0] == 0:
         return jnp.zeros_like(advantages)
     # A sample that one anchor cannot produce has q* = 0; its -inf must reach neither a product nor a derivative.
-    supported = over_anchors(
-        lambda kept, ratio: kept & (ratio > -jnp.inf), log_ratios, jnp.ones(advantages.shape, bool)
-    )
-    tilt = advantages + weighted_sum(coefficients, jnp.where(supported[None], log_ratios, 0.0))
-    return jnp.where(supported, tilt / jnp.sum(coefficients), -jnp.inf)
+    possible = supported(log_ratios, jnp.ones(advantages.shape, bool))
+    tilt = advantages + weighted_sum(coefficients, jnp.where(possible[None], log_ratios, 0.0))
+    return jnp.where(possible, tilt / jnp.sum(coefficients), -jnp.inf)
+
+
+def relative_log_weights(
+    advantages: Float[Array, "*E"],
+    log_ratios: Float[Array, "m *E"],
+    coefficients: Float[Array, "m"],
+    *,
+    where: Bool[Array, "*E"],
+    axis: int | None = None,
+    axis_name: AxisName = None,
+) -> tuple[Float[Array, "*E"], Float[Array, "..."]]:
+    """l_i - A* / Lambda, where A* is the scope's largest advantage; and A*, with the scope as axes of one.
+
+    At a temperature of 1e-8 the l_i themselves are 1e8 nats, whose differences float32 rounds to 8: formed from
+    A_i - A* they are exact where they matter, and of samples that are tied for the best the sum of s_j r_ij is left,
+    with s_j = lambda_j / Lambda.  The gap between best and others keeps weights and KLs as they are.
+
+    Args:
+      advantages: A_i.
+      log_ratios: r_ij, nats; -inf means no mass.
+      coefficients: lambda_j.
+      where: the samples that are real and selected, among which A* is that of the best possible one.
+      axis: the samples of a group; ``None`` when the batch is one scope.
+      axis_name: mapped axes over which the samples (``axis=None``) or the groups are spread.
+    """
+    within = axis_name if axis is None else None
+    best = reductions.max(advantages, where=supported(log_ratios, where), axis=axis, axis_name=within, keepdims=True)
+    best = jnp.where(best > -jnp.inf, best, 0.0)
+    return log_weights_from_ratios(advantages - best, log_ratios, coefficients), best
 
 
 def importance_log_weights(
@@ -101,7 +134,29 @@ def normalize_weights(
       axis: the scope; all axes (the batch) when ``None``, the last for groups.
       axis_name: mapped axes over which the scope is spread.
     """
-    return normalized(log_weights, where=where, axis=axis, axis_name=axis_name)[0]
+    return normalized(log_weights, where=where, axis=axis, axis_name=axis_name).weights
+
+
+class Normalized(NamedTuple):
+    """Log-weights of a scope, taken apart so that what is large cancels before it is rounded.
+
+    Attributes:
+      weights: w_i, zero where the scope is empty.
+      below: l_i minus the scope's largest, 0 for what has no weight at all.
+      top: the scope's largest l, with the scope as axes of one; 0 where it is empty.
+      total: sum of exp(below), likewise; 0 where it is empty.
+    """
+
+    weights: Float[Array, "*E"]
+    below: Float[Array, "*E"]
+    top: Float[Array, "..."]
+    total: Float[Array, "..."]
+
+    @property
+    def log_total(self) -> Float[Array, "..."]:
+        """log of the sum of exp(l); ``-inf`` where the scope is empty."""
+        some = self.total > 0
+        return jnp.where(some, jnp.log(jnp.where(some, self.total, 1.0)) + self.top, -jnp.inf)
 
 
 def normalized(
@@ -110,20 +165,19 @@ def normalized(
     where: Bool[Array, "*E"] | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
-) -> tuple[Float[Array, "*E"], Float[Array, "..."]]:
-    """:func:`normalize_weights`, and the log of the sum that it divides by; ``-inf`` where the scope is empty."""
+) -> Normalized:
+    """:func:`normalize_weights` and what a partition function or a KL needs beside them."""
     reductions.check_mask(log_weights, where)
     # A log-weight that overflowed is the largest there is, not NaN.
     log_weights = jnp.minimum(log_weights, jnp.finfo(log_weights.dtype).max)
     inside = log_weights > -jnp.inf if where is None else where & (log_weights > -jnp.inf)
     top = reductions.max(log_weights, where=inside, axis=axis, axis_name=axis_name, keepdims=True)
+    top = jnp.where(top > -jnp.inf, top, 0.0)
     # Divided by the sum rather than shifted by its logarithm: log-weights of 1e4 nats would round a shift to 1e-3.
-    shifted = jnp.where(inside, log_weights - jnp.where(top > -jnp.inf, top, 0.0), 0.0)
-    terms = jnp.where(inside, jnp.exp(shifted), 0.0)
+    below = jnp.where(inside, log_weights - top, 0.0)
+    terms = jnp.where(inside, jnp.exp(below), 0.0)
     total = reductions.sum(jnp.sum(terms, axis=axis, keepdims=True), axis=(), axis_name=axis_name)
-    some = jnp.where(total > 0, total, 1.0)
-    log_total = jnp.where(total > 0, jnp.log(some) + top, -jnp.inf)
-    return terms / some, jnp.squeeze(log_total, axis=tuple(range(log_weights.ndim)) if axis is None else axis)
+    return Normalized(terms / jnp.where(total > 0, total, 1.0), below, top, total)
 
 
 def log_partition(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gempi_jax.em.diagnostics import anchor_kl
-from gempi_jax.em.mixture import log_weights_from_ratios, over_anchors, weighted_sum
+from gempi_jax.em.mixture import over_anchors, relative_log_weights, weighted_sum
 from gempi_jax.em.solver import Landscape, Slope
 from gempi_jax.numerics import masked, reductions
 from gempi_jax.numerics.checks import LARGEST
@@ -192,7 +192,8 @@ def kl_change(coefficients, advantages, log_ratios, where, axis, axis_name, tang
     """How the KLs [m] move with advantages and log-ratios at fixed coefficients."""
 
     def kl_of(advantages, log_ratios):
-        log_weights = log_weights_from_ratios(advantages, log_ratios, coefficients)
-        return anchor_kl(log_weights, log_ratios, where=where, axis=axis, axis_name=axis_name)
+        options = {"where": where, "axis": axis, "axis_name": axis_name}
+        log_weights, _ = relative_log_weights(advantages, log_ratios, coefficients, **options)
+        return anchor_kl(log_weights, log_ratios, **options)
 
     return jax.jvp(kl_of, (advantages, log_ratios), tangents)[1]

@@ -126,10 +126,10 @@ def _solve(advantages, log_ratios, coefficients, divergences, log_total, where, 
         return jnp.where(support, values - total + log_total, -jnp.inf)
 
     ratios = jnp.where(support[None], log_ratios, 0.0)
-    if all(divergence is KL for divergence in divergences):
-        return normalized(log_weights_from_ratios(advantages, ratios, coefficients))
     best = reductions.max(advantages, where=support, axis=axis, axis_name=within, keepdims=True)
     gain = jnp.where(support, advantages - jnp.where(best > -jnp.inf, best, 0.0), 0.0)
+    if all(divergence is KL for divergence in divergences):
+        return normalized(log_weights_from_ratios(gain, ratios, coefficients))
     terms = _Terms(ratios, coefficients, divergences)
 
     def values_at(level):
