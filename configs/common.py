@@ -14,11 +14,13 @@ METHODS = {
         "top_k_fraction": 0.25,
         # advantage or log_weight.
         "score": "advantage",
-        "skip_flat_groups": False,
         # Of the E-step, which epsilon_eta bounds.
         "divergence": "kl",
-        # dual (gradient steps) or solved.
+        # dual (gradient steps), dual_5.0 (which start there and not at 1), or solved.
         "temperature": "dual",
+        # D_M of the M-step: forward_kl, reverse_kl, jensen_shannon or chi_squared, exact over the vocabulary; k1, k2 or
+        # k3, on the sampled tokens.
+        "trust_region": "forward_kl",
         # batch or group.
         "scope": "batch",
         # Over an example's tokens: sum or mean.
@@ -48,6 +50,7 @@ METHODS = {
         "alpha": 0.02,
         "beta": 0.18,
         "epsilon_alpha": 0.004,
+        "trust_region": "forward_kl",
         "initial_multiplier": 20.0,
         "divergence_ref": "kl",
         "divergence_old": "kl",

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
-import math
 import os
 import types
 import typing
@@ -13,39 +12,10 @@ from typing import Any
 
 import ml_collections
 
-from gempi_jax.em import Dual, Reduction, Scope, Score, Solved
 from gempi_jax.methods import METHODS
 from gempi_jax.methods.base import Method
-from gempi_jax.numerics import (
-    CHI_SQUARED,
-    JENSEN_SHANNON,
-    KL,
-    REVERSE_KL,
-    SQUARED_HELLINGER,
-    FDivergence,
-    alpha_divergence,
-)
+from gempi_jax.runners.options import FAMILIES, OPTIONS
 from gempi_jax.runners.settings import PhaseSettings, RunSettings
-
-DIVERGENCES: dict[str, FDivergence] = {
-    "kl": KL,
-    "reverse_kl": REVERSE_KL,
-    "chi_squared": CHI_SQUARED,
-    "jensen_shannon": JENSEN_SHANNON,
-    "squared_hellinger": SQUARED_HELLINGER,
-}
-"""D_j of (22) by name; besides, ``alpha_0.5`` is the alpha-divergence of order 0.5."""
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "divergence": DIVERGENCES,
-    "divergence_ref": DIVERGENCES,
-    "divergence_old": DIVERGENCES,
-    "temperature": {"dual": Dual(), "solved": Solved()},
-    "score": {score.value: score for score in Score},
-    "scope": {scope.value: scope for scope in Scope},
-    "reduction": {reduction.value: reduction for reduction in Reduction},
-}
-"""Arguments of methods whose values are types: how a config writes them."""
 
 
 def settings_from_config(config: ml_collections.ConfigDict | dict) -> RunSettings:
@@ -108,7 +78,7 @@ def method_from_settings(name: str, phase: PhaseSettings) -> Method:
         place = f"config.{name}.method_args.{key}"
         if key not in valid:
             raise ValueError(f"{place}: {phase.method} has no such argument; {_suggest(key, valid)}")
-        arguments[key] = _option(key, _as_default(value, valid[key].default, place), place)
+        arguments[key] = _option(valid[key].annotation, _as_default(value, valid[key].default, place), place)
     try:
         return factory(**arguments)
     except (TypeError, ValueError) as error:
@@ -128,18 +98,19 @@ def _as_default(value: Any, default: Any, place: str) -> Any:
     return _value(expected, value, place)
 
 
-def _option(key: str, value: Any, place: str) -> Any:
-    """The type that a string stands for, where the argument's values are types."""
-    table = OPTIONS.get(key)
-    if table is DIVERGENCES and str(value).startswith("alpha_"):
+def _option(annotation: Any, value: Any, place: str) -> Any:
+    """The value that a string stands for, where the argument's type is none that a config can write."""
+    kinds = typing.get_args(annotation) or (annotation,)
+    kind = next((kind for kind in OPTIONS if kind in kinds), None)
+    if kind is None or value is None:
+        return value
+    prefix, make, meaning = FAMILIES.get(kind, ("", None, ""))
+    if prefix and str(value).startswith(prefix):
         try:
-            order = float(value.removeprefix("alpha_"))
-        except ValueError:
-            order = math.nan
-        if not math.isfinite(order):
-            raise ValueError(f"{place} = {value!r}: give the order as a number, e.g. 'alpha_0.5'")
-        return alpha_divergence(order)
-    return value if table is None else lookup(table, str(value), place)
+            return make(float(value.removeprefix(prefix)))
+        except ValueError as error:
+            raise ValueError(f"{place} = {value!r}: give {meaning} ({error})") from None
+    return lookup(OPTIONS[kind], str(value), place)
 
 
 @contextlib.contextmanager

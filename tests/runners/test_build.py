@@ -6,6 +6,8 @@ import pytest
 
 from configs import common
 from configs.llm import arithmetic, gsm8k, stories
+from gempi_jax.em import ExactDivergence, SampledDivergence
+from gempi_jax.numerics import categorical_kl, k3
 from gempi_jax.runners.build import method_from_settings, settings_from_config
 from gempi_jax.runners.optimizers import build_optimizers
 from gempi_jax.runners.settings import (
@@ -138,14 +140,25 @@ def test_phases_run_in_the_order_named_and_the_others_do_not(names):
             r"method_args\.epsilon_eta = '0\.1': must be of type float",
         ),
         (PhaseSettings(method_args={"epsilon_eta": True}), r"method_args\.epsilon_eta = True: must be of type float"),
-        # 'no' is true.
-        (PhaseSettings(method_args={"skip_flat_groups": "no"}), r"skip_flat_groups = 'no': must be of type bool"),
+        (PhaseSettings(method_args={"temperature": "dual_0"}), r"temperature = 'dual_0': give the temperature at the"),
+        (PhaseSettings(method_args={"trust_region": "k4"}), r"trust_region = 'k4': did you mean 'k3'\? Valid: chi_squ"),
         (PhaseSettings(method_args={"temperature": "solvd"}), r"temperature = 'solvd': did you mean 'solved'"),
     ],
 )
 def test_methods_are_checked(phase, message):
     with pytest.raises(ValueError, match=message):
         method_from_settings("rl", phase)
+
+
+def test_options_are_found_by_the_type_of_the_argument():
+    arguments = {"temperature": "dual_0.5", "trust_region": "k3", "epsilon_alpha": 0.01}
+    method = method_from_settings("rl", PhaseSettings(method_args=arguments))
+    assert method.init()["temperature"].tolist() == [0.5]
+    assert method.trust_region == SampledDivergence(k3)
+    # Of any method that has an argument of that type.
+    for name in ("rl_em", "dar_tr"):
+        phase = PhaseSettings(method=name, method_args={"trust_region": "forward_kl", "epsilon_alpha": 0.01})
+        assert method_from_settings("rl", phase).trust_region == ExactDivergence(categorical_kl)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""How a config writes arguments of methods whose values are types or functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+from gempi_jax.em import Dual, ExactDivergence, Reduction, SampledDivergence, Scope, Score, Solved, TokenDivergence
+from gempi_jax.numerics import (
+    CHI_SQUARED,
+    JENSEN_SHANNON,
+    KL,
+    REVERSE_KL,
+    SQUARED_HELLINGER,
+    FDivergence,
+    alpha_divergence,
+    categorical_chi_squared,
+    categorical_jensen_shannon,
+    categorical_kl,
+    categorical_reverse_kl,
+    k1,
+    k2,
+    k3,
+)
+
+DIVERGENCES: dict[str, FDivergence] = {
+    "kl": KL,
+    "reverse_kl": REVERSE_KL,
+    "chi_squared": CHI_SQUARED,
+    "jensen_shannon": JENSEN_SHANNON,
+    "squared_hellinger": SQUARED_HELLINGER,
+}
+"""D_j of (22) by name."""
+
+TRUST_REGIONS: dict[str, TokenDivergence] = {
+    "forward_kl": ExactDivergence(categorical_kl),
+    "reverse_kl": ExactDivergence(categorical_reverse_kl),
+    "jensen_shannon": ExactDivergence(categorical_jensen_shannon),
+    "chi_squared": ExactDivergence(categorical_chi_squared),
+    "k1": SampledDivergence(k1),
+    "k2": SampledDivergence(k2),
+    "k3": SampledDivergence(k3),
+}
+"""D_M of pi_k and pi_theta by name: exact over the vocabulary, or estimated on the sampled tokens alone."""
+
+OPTIONS: dict[type, dict[str, Any]] = {
+    FDivergence: DIVERGENCES,
+    ExactDivergence: TRUST_REGIONS,
+    Dual: {"dual": Dual(), "solved": Solved()},
+    **{kind: {member.value: member for member in kind} for kind in (Score, Scope, Reduction)},
+}
+"""Types that arguments of methods have, by their annotations, and how a config writes their values."""
+
+FAMILIES: dict[type, tuple[str, Callable[[float], Any], str]] = {
+    FDivergence: ("alpha_", alpha_divergence, "the order as a number, e.g. 'alpha_0.5'"),
+    Dual: ("dual_", Dual, "the temperature at the start as a number, e.g. 'dual_0.5'"),
+}
+"""Values with a number in their name: prefix, what makes one of it, and what the number is."""
