@@ -15,9 +15,10 @@ from jaxtyping import Bool, Float, Int
 
 from gempi_jax.em.checks import samples_agree
 from gempi_jax.em.general import general_change, general_landscape
-from gempi_jax.em.moments import kl_change, kl_landscape
+from gempi_jax.em.moments import kl_change, kl_landscape, usable
 from gempi_jax.em.prices import free_anchors, with_prices
 from gempi_jax.em.solver import MAX_ITERATIONS, Landscape, Minimum, Slope, barrier_newton, inverse_small, resume, slack
+from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import known_values, positive
 from gempi_jax.numerics.divergences import KL, FDivergence
 from gempi_jax.numerics.reductions import AxisName
@@ -40,8 +41,9 @@ class TemperatureSolution(NamedTuple):
     Attributes:
       coefficients: lambda_j >= 0, units of the advantages; 0 where the budget is slack.
       kl: D_j-hat(q || pi_j) at the coefficients, which is KL-hat unless other divergences are given, nats.
-      feasible: whether some target meets all budgets.
-      shortfall: the smallest common raise of all budgets that makes them feasible, nats; 0 when they are.
+      feasible: whether some target meets all budgets; none does where no sample is possible under all anchors.
+      shortfall: the smallest common raise of all budgets that makes them feasible, nats; 0 when they are, 1e30 when
+        nothing does.
       num_iterations: passes over the data, each with one target to solve for where the divergences are not all KL.
       saturated: whether the budgets do not hold Lambda up: the best samples have all the mass, with Lambda at 1e-6
         standard deviations of the advantages; where several are tied, the shares of lambda_j still deal the mass out
@@ -266,7 +268,9 @@ def solve_temperature(
     general = None if closed_form else tuple(divergences)
     solution = _solve(raised, advantages, anchor_log_ratios, mask, axis, axis_name, general, prices)
     lacking = jnp.max(jnp.where(valid, 0.0, raised - jnp.nan_to_num(budgets)))
+    real, possible = (reductions.count(x, axis_name=axis_name) for x in usable(advantages, anchor_log_ratios, mask))
+    impossible = (real > 0) & (possible == 0)
     return solution._replace(
-        feasible=solution.feasible & jnp.all(valid),
-        shortfall=jax.lax.stop_gradient(solution.shortfall + lacking),
+        feasible=solution.feasible & jnp.all(valid) & ~impossible,
+        shortfall=jax.lax.stop_gradient(jnp.where(impossible, 1e30, solution.shortfall + lacking)),
     )
