@@ -45,6 +45,8 @@ class Samples(NamedTuple):
       anchor_log_probs: log pi_j(y_i), nats, in the order of the method's anchors; m = 0 is an empty leading axis.
       mask: the samples that are real; ``None`` when all are.
       tie_break: a second score for the filter (usually the reward) where advantages are tied.
+      signal: the samples whose reward differs from that of one they are compared with, judged before anything was
+        taken off it or rounded; ``None`` judges by the advantages, over the scope of the weights.
     """
 
     advantages: Float[Array, "*E"]
@@ -52,6 +54,7 @@ class Samples(NamedTuple):
     anchor_log_probs: Float[Array, "m *E"]
     mask: Bool[Array, "*E"] | None = None
     tie_break: Float[Array, "*E"] | None = None
+    signal: Bool[Array, "*E"] | None = None
 
 
 class Target(NamedTuple):
@@ -62,11 +65,13 @@ class Target(NamedTuple):
         are min(exp(l_i), clip)/N (none).
       dual_loss: L(lambda), (25); a function of the duals only, to be minimised in them.  0 when nothing adapts.
       metrics: ``estep/*``.
+      signal: whether any weight of the whole batch is not 0: without, neither policy nor duals move; ``None`` is true.
     """
 
     weights: Float[Array, "*E"]
     dual_loss: Float[Array, ""]
     metrics: Metrics
+    signal: Bool[Array, ""] | None = None
 
 
 class Evaluation(NamedTuple):

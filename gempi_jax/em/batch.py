@@ -1,4 +1,9 @@
-"""A batch as the E-step reads it: shapes that agree, no undefined number, and the samples that count."""
+"""A batch as the E-step reads it: shapes that agree, no undefined number, and the samples that tell something.
+
+No signal moves nothing.  Where all that is compared has one reward, a softmax over it would still be likelihood on the
+policy's own samples, which narrows the policy round after round.  So a flat batch, and a flat group where the samples
+of a group are compared with each other alone, is left out of the selection, the temperatures and the weights.
+"""
 
 from typing import NamedTuple
 
@@ -11,19 +16,27 @@ from gempi_jax.em import mixture
 from gempi_jax.em.spec import GempiSpec, Scope, TopK
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import LARGEST
-from gempi_jax.numerics.masked import real
+from gempi_jax.numerics.masked import real, telling
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
 
 
 class Batch(NamedTuple):
-    """Detached samples without an undefined number, and which of them count."""
+    """Detached samples without an undefined number, and which of them count.
+
+    Attributes:
+      advantages: A_i.
+      log_ratios: r_ij, nats.
+      where: the samples that are real and tell something.
+      number: of the real ones.
+      metrics: counts of what is left out.
+    """
 
     advantages: Float[Array, "*E"]
     log_ratios: Float[Array, "m *E"]
     where: Bool[Array, "*E"]
     number: Float[Array, ""]
-    invalid: Float[Array, ""]
+    metrics: dict[str, Float[Array, ""]]
 
 
 def check(spec: GempiSpec, samples: Samples) -> None:
@@ -39,20 +52,35 @@ def check(spec: GempiSpec, samples: Samples) -> None:
             f"anchor_log_probs {samples.anchor_log_probs.shape} must be {expected}: one row for each of the anchors "
             f"{spec.policies}, in this order."
         )
-    for name in ("mask", "tie_break"):
+    for name in ("mask", "tie_break", "signal"):
         value = getattr(samples, name)
         if value is not None and value.shape != shape:
             raise ValueError(f"{name} {value.shape} must have the advantages' shape {shape}.")
-    by_group = {
-        "Scope.GROUP": spec.scope is Scope.GROUP,
-        "skip_flat_groups": isinstance(spec.filter, TopK) and spec.filter.skip_flat_groups,
-    }
-    for name, wanted in by_group.items():
-        if wanted and len(shape) < 2:
-            raise ValueError(f"{name} needs advantages [..., G, K] with the K samples of a group last, not {shape}.")
+    if spec.scope is Scope.GROUP and len(shape) < 2:
+        raise ValueError(f"Scope.GROUP needs advantages [..., G, K] with the K samples of a group last, not {shape}.")
 
 
-def clean(samples: Samples, axis_name: AxisName) -> Batch:
+def _signal(
+    spec: GempiSpec, given: Array | None, advantages: Array, where: Array, axis_name: AxisName
+) -> Bool[Array, "*E"]:
+    """The real samples that tell something; all of them where nothing is compared, as among demonstrations."""
+    if not spec.anchors and not isinstance(spec.filter, TopK):
+        return where
+    kept = where if given is None else where & given
+    within = axis_name if spec.scope_axis is None else None
+    return telling(advantages, where=kept, axis=spec.scope_axis, axis_name=within)
+
+
+def _left_out(where: Array, kept: Array, by_group: bool, axis_name: AxisName) -> dict[str, Array]:
+    """Whether nothing tells anything, and the share of groups that do not."""
+    values = {"flat_batch": (reductions.count(kept, axis_name=axis_name) == 0).astype(jnp.float32)}
+    if by_group:
+        there, flat = jnp.any(where, axis=-1), ~jnp.any(kept, axis=-1)
+        values["flat_groups"] = reductions.mean(flat.astype(jnp.float32), where=there, axis_name=axis_name)
+    return values
+
+
+def clean(spec: GempiSpec, samples: Samples, axis_name: AxisName) -> Batch:
     """Masks what is padding and what is no number or too large a one; -inf of an anchor stays, it means q* = 0."""
     samples = reductions.detach(samples)
     given = real(samples.advantages, samples.mask)
@@ -69,4 +97,7 @@ def clean(samples: Samples, axis_name: AxisName) -> Batch:
     # Materialised: the many sums that follow would clean the samples again in each.  The counts stay out of it, since
     # a barrier makes what is equal on all devices as local as its other operands.
     advantages, ratios, where = jax.lax.optimization_barrier((advantages, ratios, where))
-    return Batch(advantages, ratios, where, number, invalid)
+    kept = _signal(spec, samples.signal, advantages, where, axis_name)
+    by_group = where.ndim > 1 and (spec.scope is Scope.GROUP or samples.signal is not None)
+    metrics = {"invalid_samples": invalid, **_left_out(where, kept, by_group, axis_name)}
+    return Batch(advantages, ratios, kept, number, metrics)

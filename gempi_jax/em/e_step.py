@@ -143,23 +143,27 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
       samples: a global batch [*E], or the local part of one spread over ``axis_name``.  By groups the last axis holds
         the samples of a group.  Samples that are not a number, or beyond 1e15, are left out and counted in
         ``estep/invalid_samples``; temperatures among the duals that are not positive numbers become 1e-8 and are
-        counted in ``estep/invalid_duals``.
+        counted in ``estep/invalid_duals``.  Samples that tell nothing apart have no weight, see
+        :mod:`gempi_jax.em.batch`; ``estep/flat_batch`` and ``estep/flat_groups``, a share, count them.
       axis_name: mapped axes over which the leading axis is spread.
 
     Returns:
-      The target. ``dual_loss`` has the gradient eps - KL-hat in the duals and none in anything else.
+      The target. ``dual_loss`` has the gradient eps - KL-hat in the duals and none in anything else; a batch
+      without a signal has weights and a dual loss of 0.
 
     Raises:
       ValueError: where shapes disagree.
     """
     check(spec, samples)
-    batch = clean(samples, axis_name)
+    batch = clean(spec, samples, axis_name)
     selected = _filter(spec, reductions.detach(duals), batch, samples.tie_break, axis_name)
     coefficients, solution = _coefficients(spec, duals, batch, selected, axis_name)
     log_weights, shift = _log_weights(spec, batch, reductions.detach(coefficients), selected, axis_name)
     selected, log_weights = jax.lax.optimization_barrier((selected, log_weights))
     scope = diagnostics.scoped(log_weights, where=selected, axis=spec.scope_axis, axis_name=axis_name)
     weights = _weights(spec, log_weights + shift, scope.weights, selected, batch.number)
+    # Not even the weight of one sample: none tells anything, or none is possible.
+    signal = reductions.count(weights > 0, axis_name=axis_name) > 0
     shares = scope.weights
     if spec.scope is Scope.NONE:
         total = reductions.sum(weights, axis_name=axis_name)
@@ -188,4 +192,4 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
         metrics["saturated"] = solution.saturated
         metrics["solver_iterations"] = solution.num_iterations
     metrics = {f"estep/{name}": Metric.of(value) for name, value in reductions.detach(metrics).items()}
-    return Target(reductions.detach(weights), dual_loss, metrics)
+    return Target(reductions.detach(weights), jnp.where(signal, dual_loss, 0.0), metrics, signal)

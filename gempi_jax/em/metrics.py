@@ -30,7 +30,7 @@ def sample_metrics(
         "selected_fraction": number / jnp.maximum(batch.number, 1.0),
         "truncation_mass": jnp.zeros(()),
         "log_partition_bias": -chi_squared / (2.0 * jnp.maximum(number, 1.0)),
-        "invalid_samples": batch.invalid,
+        **batch.metrics,
     }
     if spec.weight_clip is not None:
         clipped = reductions.count(selected & (log_weights > jnp.log(spec.weight_clip)), axis_name=axis_name)

@@ -89,17 +89,15 @@ class Score(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class TopK:
-    """Keeps exactly max(1, floor(fraction * N)) of the N real samples of the whole batch.
+    """Keeps exactly max(1, floor(fraction * N)) of the N samples of the whole batch that tell something.
 
     Attributes:
       fraction: rho in (0, 1].
       score: by advantage (V-MPO) or by log-weight l_i, where q*/b is largest.
-      skip_flat_groups: leaves out groups (last axis) in which all advantages are equal: they say nothing.
     """
 
     fraction: float
     score: Score = Score.ADVANTAGE
-    skip_flat_groups: bool = False
 
     def __post_init__(self):
         require(

@@ -34,7 +34,6 @@ def vmpo(
     initial_multiplier: float | tuple[float, ...] = 5.0,
     penalty: float | None = None,
     score: Score = Score.ADVANTAGE,
-    skip_flat_groups: bool = False,
     scope: Scope = Scope.BATCH,
     reduction: Reduction = Reduction.SUM,
 ) -> Method:
@@ -50,7 +49,6 @@ def vmpo(
       initial_multiplier: alpha at the start: 5 for discrete actions, 1 for both parts of a Gaussian.
       penalty: fixed gamma of (26) in place of the budget.
       score: what top-k sorts by.
-      skip_flat_groups: leaves out prompts whose samples all have the same advantage.
       scope: batch, as published, or group.
       reduction: sum or mean over an example's terms.
     """
@@ -58,12 +56,11 @@ def vmpo(
         projection = Penalty(penalty, trust_region)
     else:
         projection = Constraint(epsilon_alpha, trust_region, initial_multiplier)
-    keep_all = top_k_fraction == 1.0 and not skip_flat_groups
     return from_spec(
         GempiSpec(
             anchors=(Anchor("old", budget=epsilon_eta, divergence=divergence),),
             temperature=Dual() if temperature is None else temperature,
-            filter=Identity() if keep_all else TopK(top_k_fraction, score, skip_flat_groups),
+            filter=Identity() if top_k_fraction == 1.0 else TopK(top_k_fraction, score),
             projection=projection,
             scope=scope,
             reduction=reduction,

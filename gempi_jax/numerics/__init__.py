@@ -19,7 +19,7 @@ from gempi_jax.numerics.divergences import (
     k3,
 )
 from gempi_jax.numerics.keys import named_key, named_seed
-from gempi_jax.numerics.masked import centre, flat_groups, standardize, variance
+from gempi_jax.numerics.masked import centre, standardize, telling, variance
 from gempi_jax.numerics.returns import gae, lambda_returns, n_step_returns, unroll_returns
 from gempi_jax.numerics.selection import top_k_mask
 
@@ -37,7 +37,6 @@ __all__ = [
     "categorical_kl",
     "categorical_reverse_kl",
     "centre",
-    "flat_groups",
     "gae",
     "gaussian_kl",
     "k1",
@@ -48,6 +47,7 @@ __all__ = [
     "named_key",
     "named_seed",
     "standardize",
+    "telling",
     "top_k_mask",
     "unroll_returns",
     "variance",

@@ -20,8 +20,13 @@ def centre(
     axis: int | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, "*E"]:
-    """Values minus their masked mean over ``axis`` (all axes when ``None``); masked entries become 0."""
+    """Values minus their masked mean over ``axis`` (all axes when ``None``); masked entries become 0.
+
+    Equal values give exactly 0: their mean itself may differ from them by rounding, so the largest goes first.
+    """
     mask = real(values, where)
+    largest = reductions.max(values, where=mask, axis=axis, axis_name=axis_name, keepdims=True)
+    values = values - jnp.where(largest > -jnp.inf, largest, 0.0)
     mean = reductions.mean(values, where=mask, axis=axis, axis_name=axis_name)
     mean = jnp.broadcast_to(mean if axis is None else jnp.expand_dims(mean, axis), values.shape)
     return jnp.where(mask, values - mean, 0.0)
@@ -61,12 +66,26 @@ def standardize(
     return deviations / jnp.broadcast_to(spread if axis is None else jnp.expand_dims(spread, axis), values.shape)
 
 
-def flat_groups(
-    values: Float[Array, "*E"], *, where: Bool[Array, "*E"] | None = None, axis: int = -1
-) -> Bool[Array, "..."]:
-    """True for the groups along ``axis`` whose real entries are all equal (empty groups included)."""
-    lowest = reductions.min(values, where=where, axis=axis)
-    return reductions.max(values, where=where, axis=axis) <= lowest
+def telling(
+    values: Float[Array, "*E"],
+    *,
+    where: Bool[Array, "*E"] | None = None,
+    axis: int | None = None,
+    axis_name: AxisName = None,
+) -> Bool[Array, "*E"]:
+    """The real entries that are compared with a different one: none where those along ``axis`` are all equal.
+
+    Values are compared as they are, without arithmetic that would round.
+
+    Args:
+      values: any array.
+      where: the entries that are real.
+      axis: along which axis they are compared; all with all when ``None``.
+      axis_name: mapped axes over which the compared entries are spread.
+    """
+    mask = real(values, where)
+    options = {"where": mask, "axis": axis, "axis_name": axis_name, "keepdims": True}
+    return mask & (reductions.max(values, **options) > -reductions.max(-values, **options))
 
 
-__all__ = ["Axis", "centre", "flat_groups", "real", "standardize", "variance"]
+__all__ = ["Axis", "centre", "real", "standardize", "telling", "variance"]

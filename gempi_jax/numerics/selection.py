@@ -26,7 +26,9 @@ _THINNED = 16_384
 
 def sortable(scores: Float[Array, "*E"]) -> Int32[Array, "*E"]:
     """Integers in the order of the floats; -0 equals +0."""
-    bits = jax.lax.bitcast_convert_type(scores.astype(jnp.float32) + 0.0, jnp.int32)
+    scores = scores.astype(jnp.float32)
+    # Under jit the compiler takes an added 0 away, but not a select.
+    bits = jax.lax.bitcast_convert_type(jnp.where(scores == 0.0, 0.0, scores), jnp.int32)
     return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
 
@@ -141,7 +143,6 @@ def top_k_mask(
     fraction: float,
     *,
     where: Bool[Array, "*E"] | None = None,
-    total: Bool[Array, "*E"] | None = None,
     tie_break: Float[Array, "*E"] | None = None,
     axis_name: AxisName = None,
 ) -> Bool[Array, "*E"]:
@@ -150,8 +151,7 @@ def top_k_mask(
     Args:
       scores: what to sort by; NaN counts as masked.
       fraction: rho in (0, 1].
-      where: the entries that may be chosen.
-      total: the entries that N counts, when some of them may not be chosen; ``where`` by default.
+      where: the entries that are real.
       tie_break: second score among equal first scores; after it the lower global index wins.
       axis_name: mapped axes over which the leading axis is spread.
 
@@ -161,7 +161,7 @@ def top_k_mask(
     Raises:
       ValueError: when the fraction is outside (0, 1]; where shapes disagree.
     """
-    for name, value in (("where", where), ("total", total), ("tie_break", tie_break)):
+    for name, value in (("where", where), ("tie_break", tie_break)):
         if value is not None and value.shape != scores.shape:
             raise ValueError(
                 f"top_k_mask: {name} has shape {value.shape}, not {scores.shape}; give one for each score."
@@ -170,8 +170,7 @@ def top_k_mask(
         raise ValueError(f"fraction is {fraction}: top-k keeps a share in (0, 1]; 0.5 is V-MPO's, 1.0 keeps all.")
     candidates = ~jnp.isnan(scores) if where is None else where & ~jnp.isnan(scores)
     available = reductions.count(candidates, axis_name=axis_name)
-    number = available if total is None else reductions.count(total, axis_name=axis_name)
-    k = jnp.minimum(selection_size(fraction, number), available)
+    k = jnp.minimum(selection_size(fraction, available), available)
     position = reductions.global_index(scores.shape, axis_name=axis_name)
     keys = [sortable(scores), -position]
     if tie_break is not None:

@@ -13,7 +13,7 @@ def findings(run: Run) -> list[str]:
     found = list(run.problems)
     if not run.rows:
         found.append("metrics.jsonl holds no row yet.")
-    for check in (_skipped, _not_finite, _unfinished, _trust_region, _sample_size, _infeasible, _cut_off):
+    for check in (_skipped, _no_signal, _not_finite, _unfinished, _trust_region, _sample_size, _infeasible, _cut_off):
         found += check(run)
     return found
 
@@ -22,6 +22,17 @@ def _skipped(run: Run) -> list[str]:
     count = int(max(run.series("skipped_updates").values, default=0))
     plural = "s were" if count > 1 else " was"
     return [f"{count} update{plural} skipped because loss, gradient or reward was not finite."] if count else []
+
+
+def _no_signal(run: Run) -> list[str]:
+    values = run.series("estep/flat_batch").values
+    count = int((values > 0).sum())
+    if not count:
+        return []
+    return [
+        f"In {count} of {len(values)} steps all rewards that are compared were equal: without a signal the policy was "
+        "left as it was."
+    ]
 
 
 def _not_finite(run: Run) -> list[str]:

@@ -1,24 +1,48 @@
-"""What is taken off a reward to make an advantage, A_i = r_i - b(x)."""
+"""What is taken off a reward to make an advantage, A_i = r_i - b(x), and which rewards it compares."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from gempi_jax.numerics import centre, telling
 from gempi_jax.types import Array
 
-Baseline = Callable[[Float[Array, "G K"], Float[Array, "G"] | None], Float[Array, "G K"]]
-"""(rewards, V(x) or None) -> advantages."""
+
+class Baseline(NamedTuple):
+    """b(x), as a function of rewards and V(x).
+
+    Attributes:
+      subtract: (rewards, V(x) or None) -> advantages.
+      by_group: a sample is compared with the others of its prompt alone, so that a prompt whose rewards are all equal
+        tells nothing; else with the batch.
+    """
+
+    subtract: Callable[[Float[Array, "G K"], Float[Array, "G"] | None], Float[Array, "G K"]]
+    by_group: bool = False
+
+    def __call__(self, rewards: Float[Array, "G K"], values: Float[Array, "G"] | None) -> Float[Array, "G K"]:
+        """The advantages."""
+        return self.subtract(rewards, values)
+
+    def signal(self, rewards: Float[Array, "G K"]) -> Bool[Array, "G K"]:
+        """The samples whose reward differs from another one that they are compared with.
+
+        Judged by the rewards themselves: equal ones minus their mean are rounding, and minus a learned V(x) they are
+        the errors of V, which say nothing of the completions.
+        """
+        return telling(rewards, axis=-1 if self.by_group else None)
 
 
 def group_mean(rewards: Float[Array, "G K"], values: Float[Array, "G"] | None) -> Float[Array, "G K"]:
     """r - mean of the prompt's K rewards."""
-    return rewards - rewards.mean(axis=-1, keepdims=True)
+    return centre(rewards, axis=-1)
 
 
 def batch_mean(rewards: Float[Array, "G K"], values: Float[Array, "G"] | None) -> Float[Array, "G K"]:
     """r - mean over the batch."""
-    return rewards - rewards.mean()
+    return centre(rewards)
 
 
 def learned_value(rewards: Float[Array, "G K"], values: Float[Array, "G"] | None) -> Float[Array, "G K"]:
@@ -32,8 +56,8 @@ def zero(rewards: Float[Array, "G K"], values: Float[Array, "G"] | None) -> Floa
 
 
 BASELINES: dict[str, Baseline] = {
-    "group_mean": group_mean,
-    "batch_mean": batch_mean,
-    "value": learned_value,
-    "zero": zero,
+    "group_mean": Baseline(group_mean, by_group=True),
+    "batch_mean": Baseline(batch_mean),
+    "value": Baseline(learned_value),
+    "zero": Baseline(zero),
 }

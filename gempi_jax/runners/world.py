@@ -11,6 +11,7 @@ from gempi_jax.contracts import Evaluation, Metric, Samples
 from gempi_jax.llm.scoring import hidden_states, score, token_terms
 from gempi_jax.methods.base import Method
 from gempi_jax.models import Adapted
+from gempi_jax.numerics import standardize
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners.baselines import Baseline
 from gempi_jax.training.state import TrainState
@@ -164,6 +165,7 @@ def score_batch(
         if method.anchors
         else jnp.zeros((0, *advantages.shape)),
         tie_break=batch.rewards,
+        signal=None if baseline is None else baseline.signal(batch.rewards),
     )
     metrics, num_tokens = {}, batch.mask.sum().astype(jnp.float32)
     if reading.entropy is not None:
@@ -191,7 +193,7 @@ def _advantages(
         values = policy.value_head.apply({"params": state.params["value"]}, features)
     advantages = baseline(batch.rewards, values)
     if normalize:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        advantages = standardize(advantages)
     return advantages
 
 

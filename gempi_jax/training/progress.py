@@ -51,6 +51,7 @@ class Progress:
         self._phase_begin = (0, 0.0)
         self._values: dict[str, float] = {}
         self._open_line = False
+        self._without_signal = 0
 
     def update(self, phase: str, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         """Takes in the metrics of a step and shows the line when it is time.
@@ -66,6 +67,7 @@ class Progress:
         if new_phase:
             self._phase, self._phase_begin, self._values = phase, (step, now), {}
         self._values.update({name: float(metrics[name]) for name in self._shown if name in metrics})
+        self._without_signal += metrics.get("estep/flat_batch", 0.0) > 0
         if now - self._last < self._every and step < total and not new_phase:
             return
         self._last = now
@@ -102,6 +104,8 @@ class Progress:
         parts += [
             f"{short} {compact(self._values[name])}" for name, short in self._shown.items() if name in self._values
         ]
+        if self._without_signal:
+            parts.insert(2, f"no signal in {self._without_signal} steps: all rewards equal, left out")
         return "  ".join(parts)
 
 

@@ -74,11 +74,12 @@ def e_stage(
     """
 
     def dual_loss(duals):
-        return method.e_step(duals, samples).dual_loss
+        target = method.e_step(duals, samples)
+        return target.dual_loss, target.signal
 
     def dual_step(carry, _):
-        duals, opt_state = carry
-        return _step_duals(optimizers, duals, opt_state, jax.grad(dual_loss)(duals), e_step=True), None
+        gradient, signal = jax.grad(dual_loss, has_aux=True)(carry[0])
+        return _told(signal, _step_duals(optimizers, *carry, gradient, e_step=True), carry), None
 
     if E_STEP_DUAL in duals and num_dual_steps:
         (duals, dual_opt_state), _ = jax.lax.scan(dual_step, (duals, dual_opt_state), length=num_dual_steps)
@@ -113,7 +114,8 @@ def m_stage(
 
     Returns:
       The new state, or the old one with its counter raised when loss or gradient was not finite; metrics, of which
-      ``mstep/skipped_fraction`` says whether it was.
+      ``mstep/skipped_fraction`` says whether it was.  Where the target has no signal the policy, its optimiser and the
+      duals stay as they were, momentum included, and V(x) alone is fitted.
     """
     num_terms = world.count_terms(batch)
     parts = _split((batch, target.weights), num_microbatches)
@@ -143,7 +145,8 @@ def m_stage(
         ((grads, dual_grads), metrics), _ = jax.lax.scan(accumulate, zeros, parts)
     # A loss is a total, not a mean over the parts.
     metrics["loss"] = Metric.of(metrics["loss"].sum)
-    return _apply(optimizers, state, grads, dual_grads, metrics)
+    updated, metrics = _apply(optimizers, state, grads, dual_grads, metrics)
+    return _told(target.signal, updated, state), metrics
 
 
 def skip_update(state: TrainState) -> TrainState:
@@ -214,6 +217,20 @@ def _apply(optimizers, state, grads, dual_grads, metrics) -> tuple[TrainState, M
     )
     state = jax.tree.map(lambda new, old: _select(finite, new, old), updated, skip_update(state))
     return state, {**metrics, "grad_norm": Metric.of(grad_norm), "mstep/skipped_fraction": Metric.of(~finite)}
+
+
+def _told(signal: Bool[Array, ""] | None, new: PyTree, old: PyTree) -> PyTree:
+    """What a batch without a signal leaves as it was: all but V(x), its optimiser's state, and what counts updates."""
+    if signal is None:
+        return new
+
+    def select(path, new, old):
+        names = [getattr(part, "key", getattr(part, "name", None)) for part in path]
+        # Whichever comes first: a policy may have a layer of that name.
+        owner = next((name for name in names if name in ("policy", "value", "skipped")), "policy")
+        return _select(signal, new, old) if owner == "policy" else new
+
+    return jax.tree_util.tree_map_with_path(select, new, old)
 
 
 def _select(finite: Bool[Array, ""], new: Array, old: Array) -> Array:

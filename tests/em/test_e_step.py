@@ -9,7 +9,7 @@ from gempi_jax import em, numerics
 from gempi_jax.contracts import Samples
 
 BATCH = Samples(
-    advantages=jnp.array([[1.0, -1.0, 0.5], [0.0, 0.0, 2.0]]),
+    advantages=jnp.array([[1.0, -1.0, 0.5], [0.0, 0.25, 2.0]]),
     sampler_log_probs=jnp.array([[-1.0, -2.0, -3.0], [-1.5, -2.5, -0.5]]),
     anchor_log_probs=jnp.array([[[-1.2, -2.0, -2.5], [-1.5, -2.0, -1.0]], [[-1.0, -2.0, -3.0], [-1.5, -2.5, -0.5]]]),
     mask=jnp.array([[True, True, True], [True, True, False]]),
@@ -51,8 +51,8 @@ def test_unnormalised_weights_are_clipped_and_averaged():
     target = step(dar_spec(scope=em.Scope.NONE, weight_clip=1.2), {}, BATCH)
     expected = np.minimum(np.exp(oracle_log_weights([0.5, 1.5])), 1.2) * np.asarray(BATCH.mask) / 5
     np.testing.assert_allclose(target.weights, expected, rtol=1e-5)
-    # l = (0.45, -0.5, 0.375, 0, 0.125): the first and the third exceed log 1.2 = 0.182.
-    np.testing.assert_allclose(target.metrics["estep/clip_fraction"].mean(), 2 / 5)
+    # l = (0.45, -0.5, 0.375, 0, 0.25): all but the second and the fourth exceed log 1.2 = 0.182.
+    np.testing.assert_allclose(target.metrics["estep/clip_fraction"].mean(), 3 / 5)
 
 
 def test_sft_has_uniform_weights_over_the_real_samples():
@@ -130,14 +130,6 @@ def test_an_impossible_sample_has_weight_zero():
         assert np.all(np.isfinite(leaf))
 
 
-def test_flat_groups_are_left_out_of_the_selection():
-    spec = em.GempiSpec((em.Anchor("old", 1.0),), filter=em.TopK(0.5, skip_flat_groups=True))
-    samples = ONE._replace(advantages=jnp.array([[3.0, 3.0, 3.0], [0.0, 1.0, 9.0]]))
-    # The first group is flat; k = 2 of 5 are the two real samples of the second.
-    target = step(spec, {}, samples)
-    np.testing.assert_array_equal(target.weights > 0, [[False, False, False], [True, True, False]])
-
-
 def test_advantages_too_large_to_square_are_left_out_and_counted():
     for huge in (1e16, 3e38, -3e38):
         samples = ONE._replace(advantages=ONE.advantages.at[0, 0].set(huge))
@@ -178,8 +170,8 @@ def test_the_bias_of_log_partition_by_group_is_that_of_a_group():
 
 def test_groups_and_duals_are_asked_for():
     flat = Samples(jnp.ones(4), jnp.zeros(4), jnp.zeros((1, 4)))
-    spec = em.GempiSpec((em.Anchor("old", 1.0),), filter=em.TopK(0.5, skip_flat_groups=True))
-    with pytest.raises(ValueError, match=r"skip_flat_groups needs advantages \[..., G, K\]"):
+    spec = em.GempiSpec((em.Anchor("old", 1.0),), scope=em.Scope.GROUP)
+    with pytest.raises(ValueError, match=r"Scope.GROUP needs advantages \[..., G, K\]"):
         step(spec, {}, flat)
     for duals in ({}, {"temperature": jnp.ones(2)}):
         with pytest.raises(ValueError, match="one for each of the anchors"):

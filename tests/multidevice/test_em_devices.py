@@ -17,7 +17,7 @@ SHAPE = (16, 4)
 
 
 def samples():
-    """Binary advantages (ties everywhere), uneven masks, an impossible sample."""
+    """Binary advantages (ties everywhere), uneven masks, an impossible sample, groups that tell nothing."""
     rng = np.random.default_rng(0)
     sampler = rng.normal(-20, 2, SHAPE)
     anchors = sampler + np.array([0.2, 0.0])[:, None, None] * rng.normal(size=(2, *SHAPE))
@@ -27,7 +27,8 @@ def samples():
     arrays = (rng.integers(0, 2, SHAPE) + 0.1 * rng.integers(0, 3, SHAPE), sampler, anchors)
     tie_break = rng.integers(0, 2, SHAPE)
     advantages, sampler, anchors, tie_break = (np.asarray(x, np.float32) for x in (*arrays, tie_break))
-    return Samples(advantages, sampler, anchors, mask, tie_break)
+    signal = np.broadcast_to(np.arange(SHAPE[0])[:, None] % 5 != 1, SHAPE)
+    return Samples(advantages, sampler, anchors, mask, tie_break, signal)
 
 
 def both(**kind):
@@ -37,7 +38,7 @@ def both(**kind):
 SPECS = {
     "vmpo": em.GempiSpec(both(budget=0.1), em.Dual(), em.TopK(0.5)),
     "at_dar_by_group": em.GempiSpec(both(budget=0.2), em.Solved(), scope=em.Scope.GROUP),
-    "by_log_weight": em.GempiSpec(both(coefficient=0.7), filter=em.TopK(0.3, em.Score.LOG_WEIGHT, True)),
+    "by_log_weight": em.GempiSpec(both(coefficient=0.7), filter=em.TopK(0.3, em.Score.LOG_WEIGHT)),
     "solved": em.GempiSpec(both(budget=0.1), em.Solved(), em.TopK(0.5)),
     "price_and_budget": em.GempiSpec((em.Anchor("ref", 0.7), em.Anchor("old", budget=0.1)), em.Solved(), em.TopK(0.5)),
     "clipped": em.GempiSpec(both(coefficient=0.7), scope=em.Scope.NONE, weight_clip=2.0),
@@ -80,7 +81,7 @@ def mesh(devices):
     return Mesh(np.array(jax.devices()[:devices]), ("data",))
 
 
-LAYOUT = Samples(P("data"), P("data"), P(None, "data"), P("data"), P("data"))
+LAYOUT = Samples(P("data"), P("data"), P(None, "data"), *[P("data")] * 3)
 # Tiny arrays: compiling is all that these tests cost.
 FAST = {"xla_backend_optimization_level": 0}
 

@@ -60,6 +60,16 @@ def test_what_matters_fits_before_the_loss():
     assert stream.getvalue().endswith("kl to ref 0.250\n")
 
 
+def test_steps_without_a_signal_are_counted():
+    stream = io.StringIO()
+    line = progress.Progress(stream=stream, every_seconds=0.0)
+    for step, flat in enumerate((0.0, 1.0, 1.0, 0.0), start=1):
+        line.update("rl", step, 4, {"estep/flat_batch": flat, "reward": 1.0})
+    first, *_, last = stream.getvalue().splitlines()
+    assert "signal" not in first
+    assert "no signal in 2 steps: all rewards equal, left out" in last
+
+
 def test_the_line_of_the_last_step_is_ended():
     assert run(Terminal(), [49, 50]).endswith("reward 0.500\n")
 

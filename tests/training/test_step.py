@@ -153,6 +153,44 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(place, bad):
     assert np.any(np.asarray(good.params["policy"]["w"]) != np.asarray(state.params["policy"]["w"]))
 
 
+def test_without_a_signal_only_the_value_moves():
+    # Momentum from an iteration before, pi_t elsewhere, and a multiplier that a D_M above its budget would raise.
+    method, batch = vmpo(epsilon_alpha=0.01), make_batch()
+    parts = {"policy": optax.adam(1e-1), "value": optax.adam(1e-2)}
+    optimizers = OPTIMIZERS._replace(params=optax.partition(parts, lambda tree: {key: key for key in tree}))
+    state = make_state(method)
+    params = {**state.params, "value": {"policy": jnp.ones(2)}}
+    state = state._replace(params=params, opt_state=optimizers.params.init(params))
+
+    def auxiliary(params):
+        loss = 0.5 * jnp.square(params["value"]["policy"]).sum()
+        return loss, {"value_loss": Metric.of(loss)}
+
+    @jax.jit
+    def run(state, samples):
+        duals, dual_opt_state, target = e_stage(
+            method, optimizers, state.duals, state.dual_opt_state, samples, num_dual_steps=2
+        )
+        state = state._replace(duals=duals, dual_opt_state=dual_opt_state)
+        world = WORLD._replace(auxiliary=auxiliary)
+        return m_stage(method, world, optimizers, state, batch, target, state.key)[0]
+
+    first = run(state, make_samples())
+    assert np.any(first.params["policy"]["w"] != state.params["policy"]["w"])
+    assert float(first.duals["temperature"][0]) != 1.0
+    second = run(first, make_samples(rewards=np.full((GROUPS, SAMPLES), 0.1)))
+    for name in ("duals", "dual_opt_state", "snapshots", "skipped"):
+        chex.assert_trees_all_equal(getattr(second, name), getattr(first, name))
+    chex.assert_trees_all_equal(second.params["policy"], first.params["policy"])
+    inner = [state.opt_state.inner_states for state in (first, second)]
+    chex.assert_trees_all_equal(inner[0]["policy"], inner[1]["policy"])
+    # Adam's second step on its own momentum.
+    assert np.all(np.asarray(second.params["value"]["policy"]) < np.asarray(first.params["value"]["policy"]))
+    # The next iteration with a signal goes on from there.
+    third = run(second, make_samples())
+    assert np.any(third.params["policy"]["w"] != second.params["policy"]["w"])
+
+
 def test_sft_is_maximum_likelihood():
     # With m = 0 the loss is -(1/N) sum_i log pi(a_i): its gradient in the logits is softmax - one-hot.
     method = sft()
