@@ -54,7 +54,8 @@ class ModelSettings:
       vocab_size: of the tokenizer trained on the spot.
       dropout: rate on embeddings and residual branches, in the M-step's likelihood only.
       dtype: of activations: float32, bfloat16, or auto (bfloat16 on accelerators).
-      end_tokens: tokens, beside the tokenizer's own, that end a completion.
+      end_tokens: tokens that end a completion, beside the tokenizer's own, those that the checkpoint names, and for
+        conversations the one with which the chat template ends a turn.  The export lists them all.
       lora: adapters, see its class.
     """
 

@@ -64,6 +64,11 @@ def test_a_special_token_is_found_by_its_name():
     assert find_strings(tokenizer, ["</answer>"]).reached(np.array([[token]]), np.array([1])).all()
 
 
+def test_a_string_within_another_is_found_first():
+    stops = find_sequences([b"a", b"b", b"c", b"abx"], [b"abc", b"b", b"bx"])
+    assert stops.reached(np.array([[0, 1], [0, 0], [3, 0]]), np.array([2, 2, 1])).tolist() == [True, False, True]
+
+
 def test_what_could_end_nothing_or_everything_is_refused():
     assert not find_sequences([b"a", b"b"], [b"ac"]).possible
     assert find_sequences([b"a", b"bc"], [b"ab"]).possible
