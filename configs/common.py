@@ -17,7 +17,7 @@ METHODS = {
         # Of the E-step, which epsilon_eta bounds.
         "divergence": "kl",
         # dual (gradient steps), dual_5.0 (which start there and not at 1), or solved.
-        "temperature": "dual",
+        "temperature": "solved",
         # D_M of the M-step: forward_kl, reverse_kl, jensen_shannon or chi_squared, exact over the vocabulary; k1, k2 or
         # k3, on the sampled tokens.
         "trust_region": "forward_kl",
@@ -189,6 +189,9 @@ def phase(method: str, **changes) -> ConfigDict:
             "top_k": 0,
             "top_p": 1.0,
             "min_p": 0.0,
+            # At a temperature other than 1: policy (it is the policy's own: sampled, scored and fitted with it) or
+            # sampler (the policy stays at 1, and weights are corrected for what sampled).
+            "tempered": "policy",
             # Strings that end a completion as its end token does, such as "\n\n".
             "stop_sequences": (),
             # Tokens of each prompt that are read at a time, for memory; 0 reads prompts at once.
@@ -228,11 +231,12 @@ def phase(method: str, **changes) -> ConfigDict:
                 "max_grad_norm": 1.0,
             },
             "duals": {
-                "optimizer": "adam",
+                # exponentiated (steps on logarithms, relative to the budget), adam or sgd.
+                "optimizer": "exponentiated",
                 # Steps on the temperature's dual in each E-step.
                 "num_temperature_steps": 1,
-                "temperature_learning_rate": 1e-2,
-                "multiplier_learning_rate": 1e-2,
+                "temperature_learning_rate": 0.1,
+                "multiplier_learning_rate": 0.3,
             },
         }
     )

@@ -64,11 +64,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "warmup_steps": 10,
         },
     )
+    # The paper's duals by Adam: with the budgets enforced by the defaults (solved, exponentiated) the policy
+    # of 28 % does not learn here, at rates of 5e-4 and 1e-3 (one seed each, 60 iterations).
     if "epsilon_alpha" in config.rl.method_args:
         config.rl.method_args.epsilon_alpha = 0.008
-        config.rl.duals.multiplier_learning_rate = 0.5
-    if config.rl.method_args.get("temperature") == "dual":
-        config.rl.duals.num_temperature_steps = 10
+        config.rl.duals.update({"optimizer": "adam", "multiplier_learning_rate": 0.5})
+    if method == "vmpo":
+        config.rl.method_args.temperature = "dual"
+        config.rl.duals.update({"num_temperature_steps": 10, "temperature_learning_rate": 0.01})
     if config.rl.method_args.get("scope") == "group":
         # Every prompt weighs the same: none can be left out.
         config.rl.m_step_fraction = 1.0

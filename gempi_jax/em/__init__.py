@@ -14,7 +14,7 @@ from gempi_jax.em.diagnostics import (
 )
 from gempi_jax.em.duals import project_duals, temperature_dual
 from gempi_jax.em.e_step import e_step
-from gempi_jax.em.m_step import initial_multipliers, m_step, trust_region_loss, weighted_nll
+from gempi_jax.em.m_step import dual_budgets, initial_multipliers, m_step, trust_region_loss, weighted_nll
 from gempi_jax.em.mixture import anchor_log_ratios, importance_log_weights, log_partition, normalize_weights
 from gempi_jax.em.projection import (
     Constraint,
@@ -52,6 +52,7 @@ __all__ = [
     "anchor_kl",
     "anchor_log_ratios",
     "chi_squared",
+    "dual_budgets",
     "e_step",
     "effective_sample_size",
     "importance_log_weights",

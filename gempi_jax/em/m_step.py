@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from gempi_jax.contracts import Evaluation, LossOutput, Metric, Target
 from gempi_jax.em.duals import MINIMUM
 from gempi_jax.em.projection import Constraint, Penalty, Unconstrained
-from gempi_jax.em.spec import GempiSpec, Reduction
+from gempi_jax.em.spec import Dual, GempiSpec, Reduction
 from gempi_jax.numerics import reductions
 from gempi_jax.types import Array, Duals
 
@@ -132,3 +132,16 @@ def initial_multipliers(spec: GempiSpec) -> Duals:
     if not isinstance(spec.projection, Constraint):
         return {}
     return {multiplier_name(part): jnp.float32(value) for part, value in spec.projection.initial_multipliers.items()}
+
+
+def dual_budgets(spec: GempiSpec) -> dict[str, float | tuple[float, ...]]:
+    """eps of each dual that follows a gradient, nats; an anchor with a price has none, and 1 in its place.
+
+    By the names of the duals: ``"temperature"`` (one for each anchor) and ``"multiplier/<part>"``.
+    """
+    budgets: dict[str, float | tuple[float, ...]] = {}
+    if isinstance(spec.projection, Constraint):
+        budgets |= {multiplier_name(part): value for part, value in spec.projection.budgets.items()}
+    if isinstance(spec.temperature, Dual):
+        budgets["temperature"] = tuple(anchor.budget or 1.0 for anchor in spec.anchors)
+    return budgets

@@ -1,6 +1,7 @@
 """What every algorithm in this repository is: a tuple of pure functions (compare ``optax.GradientTransformation``)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gempi_jax.contracts import Evaluation, LossOutput, Samples, Target
@@ -22,6 +23,8 @@ class Method(NamedTuple):
         when the M-step is unconstrained.
       weighs_rewards: whether weights depend on the advantages; those of demonstrations alone do not.
       by_group: whether weights are normalised over the samples of each group, so that all groups weigh the same.
+      budgets: eps of each dual that has one, nats, under the dual's name: (eps_1, ..., eps_m) for ``"temperature"``.
+        The duals' optimisers step on the gradient relative to it, 1 - D / eps, which knows no unit.
     """
 
     snapshots: tuple[str, ...]
@@ -32,3 +35,4 @@ class Method(NamedTuple):
     trust_region: TokenDivergence | None = None
     weighs_rewards: bool = True
     by_group: bool = False
+    budgets: Mapping[str, float | tuple[float, ...]] = MappingProxyType({})

@@ -3,7 +3,17 @@
 import jax.numpy as jnp
 
 from gempi_jax.contracts import Evaluation, LossOutput, Samples, Target
-from gempi_jax.em import Dual, GempiSpec, Scope, TopK, Unconstrained, e_step, initial_multipliers, m_step
+from gempi_jax.em import (
+    Dual,
+    GempiSpec,
+    Scope,
+    TopK,
+    Unconstrained,
+    dual_budgets,
+    e_step,
+    initial_multipliers,
+    m_step,
+)
 from gempi_jax.methods.base import Method
 from gempi_jax.types import Duals
 
@@ -40,4 +50,5 @@ def from_spec(spec: GempiSpec, *, axis_name: str | tuple[str, ...] | None = None
         trust_region,
         weighs_rewards=bool(spec.anchors) or isinstance(spec.filter, TopK),
         by_group=spec.scope is Scope.GROUP,
+        budgets=dual_budgets(spec),
     )

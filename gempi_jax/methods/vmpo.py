@@ -44,7 +44,8 @@ def vmpo(
       epsilon_alpha: budget of the trust region, nats per term; (mean, covariance) for a Gaussian policy.
       top_k_fraction: share of the batch that is kept; 1 keeps all.
       divergence: D(q || pi_t) of (22), which ``epsilon_eta`` then bounds.
-      temperature: ``Dual()``, which is the paper's and the default, or ``Solved()``.
+      temperature: ``Solved()``, the default, or the paper's ``Dual()``, which takes iterations to
+        meet the budget.
       trust_region: D_M.
       initial_multiplier: alpha at the start: 5 for discrete actions, 1 for both parts of a Gaussian.
       penalty: fixed gamma of (26) in place of the budget.
@@ -59,7 +60,7 @@ def vmpo(
     return from_spec(
         GempiSpec(
             anchors=(Anchor("old", budget=epsilon_eta, divergence=divergence),),
-            temperature=Dual() if temperature is None else temperature,
+            temperature=Solved() if temperature is None else temperature,
             filter=Identity() if top_k_fraction == 1.0 else TopK(top_k_fraction, score),
             projection=projection,
             scope=scope,

@@ -8,6 +8,7 @@ from gempi_jax.models.heads import ValueHead
 from gempi_jax.models.lora import Adapted, LoRA, init_adapters, merge_adapters
 from gempi_jax.models.positions import Dynamic, Learned, Linear, Llama3, LongRope, Rotary, Unscaled, Yarn
 from gempi_jax.models.prefill import prefill
+from gempi_jax.models.tempered import Tempered, tempered
 
 __all__ = [
     "RMS",
@@ -28,6 +29,7 @@ __all__ = [
     "Placement",
     "Prefix",
     "Rotary",
+    "Tempered",
     "Unscaled",
     "ValueHead",
     "Yarn",
@@ -37,4 +39,5 @@ __all__ = [
     "init_cache",
     "merge_adapters",
     "prefill",
+    "tempered",
 ]

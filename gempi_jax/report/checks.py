@@ -6,6 +6,7 @@ import numpy as np
 
 from gempi_jax.report.records import Run
 from gempi_jax.report.tables import last_mean, number, percent, phase_label
+from gempi_jax.training.budgets import PATIENCE, budget_notes
 
 
 def findings(run: Run) -> list[str]:
@@ -63,10 +64,15 @@ def _unfinished(run: Run) -> list[str]:
 
 
 def _trust_region(run: Run) -> list[str]:
-    ratio = last_mean(run, "mstep/kl_over_budget")
-    if math.isfinite(ratio) and ratio > 1.5:
-        return [f"The M-step's KL ends at {number(ratio)} times its budget: the trust region does not hold."]
-    return []
+    """Judged over each phase, not at its end alone: the latest stretch of iterations that missed a budget."""
+    found: dict[str, str] = {}
+    for phase in run.phases:
+        rows = [row for row in run.rows if row.get("phase") == phase.name and any("_over_budget" in key for key in row)]
+        for end in range(PATIENCE, len(rows) + 1):
+            until = rows[end - 1]["step"]
+            for name, note in budget_notes(rows[end - PATIENCE : end]).items():
+                found[f"{phase.name}/{name}"] = f"{phase_label(run, phase.name)}, until step {until}: {note}"
+    return list(found.values())
 
 
 def _sample_size(run: Run) -> list[str]:

@@ -126,6 +126,7 @@ EFFECTS = (
     _Effect("value_learning_rate", lambda phase, _: phase.baseline == "value", "baseline is not 'value'"),
     _Effect("num_generations", _writes, _NO_ROLLOUT, harmless=(1,)),
     _Effect("temperature", _writes, _NO_ROLLOUT),
+    _Effect("tempered", lambda phase, _: phase.temperature != 1, "the temperature is 1"),
     _Effect("top_k", _writes, _NO_ROLLOUT),
     _Effect("top_p", _writes, _NO_ROLLOUT),
     _Effect("min_p", _writes, _NO_ROLLOUT),

@@ -186,6 +186,14 @@ class Plan:
             lookup(SOURCES, phase.source, f"config.{name}.source")
             lookup(BASELINES, phase.baseline, f"config.{name}.baseline")
             lookup(stages.OLD_LOG_PROBS, phase.old_log_probs, f"config.{name}.old_log_probs")
+            lookup(stages.TEMPERED, phase.tempered, f"config.{name}.tempered")
+            if phase.top_k or phase.top_p < 1 or phase.min_p:
+                _logger.warning(
+                    "config.%s: top_k, top_p or min_p cut what samples, and weights are taken against the cut "
+                    "distribution: a sample's falls by the mass that was cut at each of its tokens, so the longer "
+                    "completions are, the fewer carry the update; see sampler_shift (nats a sample) and estep/ess",
+                    name,
+                )
             lookup(stages.SAME_MASK, phase.trust_region_dropout, f"config.{name}.trust_region_dropout")
         self._methods = [_method(name, phase) for name, phase in settings.phases.items()]
         self._optimizers = [build_optimizers(phase, name) for name, phase in settings.phases.items()]

@@ -20,7 +20,11 @@ OPTIMIZERS = {
     "sgd": lambda s, **common: optimizers.SGD(momentum=s.b1, **common),
     "adafactor": lambda s, **common: optimizers.Adafactor(**common),
 }
-DUAL_OPTIMIZERS = {"adam": optimizers.Adam, "sgd": optimizers.SGD}
+DUAL_OPTIMIZERS = {
+    "exponentiated": optimizers.ExponentiatedGradient,
+    "adam": optimizers.Adam,
+    "sgd": optimizers.SGD,
+}
 
 
 def build_optimizers(phase: PhaseSettings, name: str) -> tuple[Optimizers, Callable]:

@@ -18,6 +18,7 @@ from jaxtyping import PyTree
 from gempi_jax.contracts import Metric, Samples, Target
 from gempi_jax.llm.generate import generate
 from gempi_jax.methods.base import Method
+from gempi_jax.models import tempered
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import lookup
@@ -33,6 +34,7 @@ from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, init_
 from gempi_jax.types import Array, Duals, Params
 
 SAME_MASK = {"same_mask": True, "deterministic": False}
+TEMPERED = {"policy": True, "sampler": False}
 OLD_LOG_PROBS = {"scored": False, "sampler": True}
 
 
@@ -73,7 +75,9 @@ class Stages(NamedTuple):
 
 def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, resources: Resources) -> Stages:
     """Compiles nothing yet; the first call of each stage does."""
+    temperature = phase.temperature if lookup(TEMPERED, phase.tempered, "tempered") else 1.0
     policy = resources.policy if phase.baseline == "value" else resources.policy._replace(value_head=None)
+    policy = policy._replace(model=tempered(policy.model, temperature))
     kind = lookup(SOURCES, phase.source, "source")
     # What a batch holds is its source's to say: without rewards there is nothing to take a baseline off.
     baseline = lookup(BASELINES, phase.baseline, "baseline") if kind.rewarded else None
@@ -128,7 +132,7 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
         return jax.lax.with_sharding_constraint(tree, resources.shardings(tree))
 
     return Stages(
-        Compiled(_rollout(phase, policy, resources)),
+        Compiled(_rollout(phase, phase.temperature / temperature, policy, resources)),
         Compiled(score),
         Compiled(e_step),
         Compiled(update, donate=(1,)),
@@ -137,8 +141,8 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     )
 
 
-def _rollout(phase: PhaseSettings, policy: Policy, resources: Resources) -> Callable:
-    """pi_t writes ``num_generations`` completions of each prompt, as the phase's sampler is set."""
+def _rollout(phase: PhaseSettings, temperature: float, policy: Policy, resources: Resources) -> Callable:
+    """pi_t writes ``num_generations`` completions of each prompt; ``temperature`` is what pi_t lacks of the phase's."""
 
     def rollout(frozen: Params, state: TrainState, prompts: Array, lengths: Array, key: Array):
         completions = generate(
@@ -149,7 +153,7 @@ def _rollout(phase: PhaseSettings, policy: Policy, resources: Resources) -> Call
             key,
             num_samples=phase.num_generations,
             max_new_tokens=phase.max_completion_length,
-            temperature=phase.temperature,
+            temperature=temperature,
             top_k=phase.top_k or None,
             top_p=phase.top_p if phase.top_p < 1 else None,
             min_p=phase.min_p or None,

@@ -182,12 +182,18 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DualSettings:
-    """Optimisers of the duals: steps on the temperature per E-step, and step sizes."""
+    """Optimisers of the duals, which step on 1 - D / eps, the gradient relative to the budget.
 
-    optimizer: str = "adam"
+    Attributes:
+      optimizer: exponentiated (steps on the logarithm, which know no unit), adam or sgd.
+      num_temperature_steps: of a dual-adaptive temperature, per E-step.
+      temperature_learning_rate, multiplier_learning_rate: their rates.
+    """
+
+    optimizer: str = "exponentiated"
     num_temperature_steps: int = 1
-    temperature_learning_rate: float = 1e-2
-    multiplier_learning_rate: float = 1e-2
+    temperature_learning_rate: float = 0.1
+    multiplier_learning_rate: float = 0.3
 
     def __post_init__(self):
         steps = self.num_temperature_steps
@@ -209,6 +215,8 @@ class PhaseSettings:
       num_generations: K, samples per prompt.
       max_completion_length: tokens.
       temperature, top_k, top_p, min_p: of the sampler; top_k = 0, top_p = 1 and min_p = 0 truncate nothing.
+      tempered: policy (softmax(logits / temperature) is what is sampled, scored and fitted, so that samples are pi_t's
+        own) or sampler (the policy stays at 1, and weights are corrected for what really sampled).
       stop_sequences: strings that end a completion with the token that completes the first of them, wherever tokens
         fall; that token, and all that it spells, is part of the completion, and rewards read it.  A held-out
         completion ends at those of any phase.
@@ -240,6 +248,7 @@ class PhaseSettings:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    tempered: str = "policy"
     stop_sequences: tuple[str, ...] = ()
     prefill_chunk: int = 0
     shrink: tuple[int, ...] = ()

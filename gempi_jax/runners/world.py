@@ -26,7 +26,8 @@ class Batch(NamedTuple):
       prompts, prompt_lengths: right-padded.
       completions: right-padded; of a dataset's conversations all that follows the prompt, other roles' turns too.
       mask: the tokens that the policy wrote (or is to), its end tokens included.
-      sampler_shift: log b(y_t) - log pi_t(y_t) at temperature 1: what tempering and truncation changed; 0 of a dataset.
+      sampler_shift: log b(y_t) - log pi_t(y_t): what truncation, and a temperature of the sampler alone,
+        changed; 0 of a dataset.
       model_log_probs: log pi_t(y_t) as the sampler computed it, nats; 0 of a dataset.
       rewards: r_i.
       index: the group's place in the global batch; its dropout masks come from it.
@@ -170,6 +171,8 @@ def score_batch(
     metrics, num_tokens = {}, batch.mask.sum().astype(jnp.float32)
     if reading.entropy is not None:
         metrics["entropy"] = Metric(reading.entropy.sum(), num_tokens)
+    if written:
+        metrics["sampler_shift"] = Metric.of(batch.sampler_shift.mean())
     if written and not as_sampled:
         metrics["sampler_gap"] = Metric(jnp.abs(reading.log_probs - reported).sum(), num_tokens)
     if "ref" in sequence:

@@ -3,11 +3,13 @@
 The loop knows no language, no environment and no method; a phase brings its own functions.
 """
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from gempi_jax.training.budgets import PATIENCE, budget_notes
 from gempi_jax.training.checkpoint import Checkpointer
 from gempi_jax.training.preemption import Preemption
 from gempi_jax.training.progress import Progress
@@ -99,6 +101,7 @@ def train(
     for index, phase in enumerate(phases[host["phase"] :], start=host["phase"]):
         if index > host["phase"]:
             state, host["phase"] = phase.begin(state), index
+        recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=PATIENCE)
         while int(state.step) < phase.num_iterations:
             hold(offset + int(state.step), state)
             state, row = phase.iterate(state)
@@ -116,6 +119,8 @@ def train(
                         writer.samples(step, _label(judged.samples, following.name, "before"))
             writer.metrics(step, {"phase": phase.name, **row})
             progress.update(phase.name, step, total, {**last, **row})
+            recent.append(row)
+            progress.note(budget_notes(list(recent)))
             _check_skips(state, step, max_skips_in_a_row, phase.num_iterations)
             if done or int(state.step) % checkpoint_every == 0:
                 checkpointer.save(step, state, host)

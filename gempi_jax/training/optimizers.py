@@ -199,19 +199,55 @@ class Adafactor:
         return optax.chain(second_moments, optax.clip_by_block_rms(self.clip))
 
 
+@dataclasses.dataclass(frozen=True)
+class ExponentiatedGradient:
+    """x <- x exp(-rate clip(g, -c, c)): mirror descent on x > 0, for duals, with g the gradient in x.
+
+    A dual's gradient is relative to its budget, g = 1 - D / eps, so that a step knows neither the unit of the rewards
+    nor that of the price: at a rate of 0.3 a price falls by at most a quarter where the budget is unused, and less than
+    doubles where it is overrun.  The idea is Ziegler et al.'s adaptive KL controller (arXiv:1909.08593, section 2.2),
+    with exp(x) for 1 + x, which stays positive.
+
+    Attributes:
+      learning_rate: over the phase.
+      clip: c, the largest share of the budget by which an overrun counts.
+      maximum: of x: where steps are too large for any price to hold a budget, a price that went on rising would drown
+        the likelihood, and take as long to come back.
+    """
+
+    learning_rate: Schedule
+    clip: float = 2.0
+    maximum: float = 1e3
+
+    def __post_init__(self):
+        _check("clip", self.clip, self.clip > 0, "a positive number")
+
+
 Optimizer = Adam | AdamW | SGD | Adafactor
 
 
-def build(optimizer: Optimizer, total_steps: int) -> optax.GradientTransformation:
+def build(optimizer: Optimizer | ExponentiatedGradient, total_steps: int) -> optax.GradientTransformation:
     """Clipping, then the optimiser, then its learning rate.
 
     Args:
       optimizer: which, with its settings.
       total_steps: updates in the phase.
     """
+    if isinstance(optimizer, ExponentiatedGradient):
+        rate = optax.scale_by_learning_rate(optimizer.learning_rate.build(total_steps))
+        return optax.chain(optax.clip(optimizer.clip), rate, _of_logarithms(optimizer.maximum))
     clip = optax.identity() if optimizer.max_grad_norm is None else optax.clip_by_global_norm(optimizer.max_grad_norm)
     rate = optax.scale_by_learning_rate(optimizer.learning_rate.build(total_steps))
     return optax.chain(clip, optimizer._transform(), rate)
+
+
+def _of_logarithms(maximum: float) -> optax.GradientTransformation:
+    """Updates u of log x as updates of x: min(x exp(u), maximum) - x."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, x: jnp.minimum(x * jnp.expm1(u), jnp.maximum(maximum - x, 0.0)), updates, params
+        )
+    )
 
 
 def learning_rate(optimizer: Optimizer, total_steps: int) -> Callable[[Array | int], Array]:

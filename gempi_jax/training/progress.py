@@ -51,6 +51,7 @@ class Progress:
         self._phase_begin = (0, 0.0)
         self._values: dict[str, float] = {}
         self._open_line = False
+        self._said: set[str] = set()
         self._without_signal = 0
 
     def update(self, phase: str, step: int, total: int, metrics: Mapping[str, Any]) -> None:
@@ -65,7 +66,7 @@ class Progress:
         now = self._clock()
         new_phase = phase != self._phase
         if new_phase:
-            self._phase, self._phase_begin, self._values = phase, (step, now), {}
+            self._phase, self._phase_begin, self._values, self._said = phase, (step, now), {}, set()
         self._values.update({name: float(metrics[name]) for name in self._shown if name in metrics})
         self._without_signal += metrics.get("estep/flat_batch", 0.0) > 0
         if now - self._last < self._every and step < total and not new_phase:
@@ -81,6 +82,18 @@ class Progress:
         self._stream.flush()
         if step >= total:
             self.close()
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """Says each note on a line of its own, once in a phase.
+
+        Args:
+          notes: sentences by what they are about.
+        """
+        for name in notes.keys() - self._said:
+            self.close()
+            self._stream.write(f"{self._phase}: {notes[name]}\n")
+            self._stream.flush()
+            self._said.add(name)
 
     def close(self) -> None:
         """Ends the line, so that what is written next starts on one of its own."""

@@ -79,7 +79,7 @@ def e_stage(
 
     def dual_step(carry, _):
         gradient, signal = jax.grad(dual_loss, has_aux=True)(carry[0])
-        return _told(signal, _step_duals(optimizers, *carry, gradient, e_step=True), carry), None
+        return _told(signal, _step_duals(method, optimizers, *carry, gradient, e_step=True), carry), None
 
     if E_STEP_DUAL in duals and num_dual_steps:
         (duals, dual_opt_state), _ = jax.lax.scan(dual_step, (duals, dual_opt_state), length=num_dual_steps)
@@ -145,7 +145,7 @@ def m_stage(
         ((grads, dual_grads), metrics), _ = jax.lax.scan(accumulate, zeros, parts)
     # A loss is a total, not a mean over the parts.
     metrics["loss"] = Metric.of(metrics["loss"].sum)
-    updated, metrics = _apply(optimizers, state, grads, dual_grads, metrics)
+    updated, metrics = _apply(method, optimizers, state, grads, dual_grads, metrics)
     return _told(target.signal, updated, state), metrics
 
 
@@ -194,21 +194,23 @@ def _kind(name: str) -> str:
     return name.split("/")[0]
 
 
-def _step_duals(optimizers, duals, opt_state, grads, *, e_step: bool):
+def _step_duals(method, optimizers, duals, opt_state, grads, *, e_step: bool):
+    """One step of the duals of a stage, on gradients relative to their budgets: 1 - D / eps, whatever the unit of D."""
     new_duals, new_opt_state = dict(duals), dict(opt_state)
     for name, dual in duals.items():
         if (name == E_STEP_DUAL) == e_step:
             optimizer = optimizers.duals[_kind(name)]
-            updates, new_opt_state[name] = optimizer.update(grads[name], opt_state[name], dual)
+            relative = grads[name] / jnp.asarray(method.budgets.get(name, 1.0), grads[name].dtype)
+            updates, new_opt_state[name] = optimizer.update(relative, opt_state[name], dual)
             new_duals[name] = optax.apply_updates(dual, updates)
     return project_duals(new_duals), new_opt_state
 
 
-def _apply(optimizers, state, grads, dual_grads, metrics) -> tuple[TrainState, Metrics]:
+def _apply(method, optimizers, state, grads, dual_grads, metrics) -> tuple[TrainState, Metrics]:
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(metrics["loss"].sum) & _all_finite(dual_grads)
     updates, opt_state = optimizers.params.update(grads, state.opt_state, state.params)
-    duals, dual_opt_state = _step_duals(optimizers, state.duals, state.dual_opt_state, dual_grads, e_step=False)
+    duals, dual_opt_state = _step_duals(method, optimizers, state.duals, state.dual_opt_state, dual_grads, e_step=False)
     updated = state._replace(
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,

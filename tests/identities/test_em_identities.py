@@ -212,7 +212,7 @@ ROWS = {
     # The document's table "Recovering existing methods": anchors, coefficients or budgets, filter, trust region.
     "sft": (methods.sft(), (), False, False),
     "awr": (methods.awr(), ("old",), False, False),
-    "vmpo": (methods.vmpo(), ("old",), True, True),
+    "vmpo": (methods.vmpo(temperature=em.Dual()), ("old",), True, True),
     "dar": (methods.dar(), ("ref", "old"), False, False),
     "rl_em": (methods.rl_em(), ("ref",), False, False),
     "rl_em with trust region": (methods.rl_em(epsilon_alpha=0.01), ("ref",), False, True),

@@ -66,9 +66,9 @@ def test_snapshots_follow_from_anchors_and_trust_region():
 
 def test_duals_by_mechanism():
     assert methods.dar().init() == {}
-    assert set(methods.vmpo().init()) == {"temperature", "multiplier/kl"}
-    assert set(methods.vmpo(temperature=em.Solved()).init()) == {"multiplier/kl"}
-    assert set(methods.vmpo(penalty=0.1).init()) == {"temperature"}
+    assert set(methods.vmpo(temperature=em.Dual()).init()) == {"temperature", "multiplier/kl"}
+    assert set(methods.vmpo().init()) == {"multiplier/kl"}
+    assert set(methods.vmpo(penalty=0.1, temperature=em.Dual()).init()) == {"temperature"}
     assert methods.at_dar(temperature=em.Dual(2.0)).init()["temperature"].tolist() == [2.0, 2.0]
 
 

@@ -116,13 +116,15 @@ def test_what_is_worth_knowing_of_a_bad_run(make_workdir):
         "estep/shortfall": 0.25,
         "completions/clipped_ratio": 0.5,
     }
-    found = "\n".join(findings(read_run(make_workdir(rows=[{"step": 20, "phase": "sft"}, {"step": 21, **row}]))))
+    overrun = [{"step": step, "phase": "rl", "mstep/kl_over_budget": 3.0} for step in range(21, 30)]
+    rows = [{"step": 20, "phase": "sft"}, *overrun, {"step": 30, **row}]
+    found = "\n".join(findings(read_run(make_workdir(rows=rows))))
 
     for text in (
         "2 updates were skipped",
-        "loss is not finite at step 21",
-        "V-MPO stands at step 21 of 50",
-        "3 times its budget",
+        "loss is not finite at step 30",
+        "V-MPO stands at step 30 of 50",
+        "until step 30: mstep/kl_over_budget: a budget was overrun for 10 iterations (at 3 to 3 of it)",
         "1.0 % of the batch",
         "raising each by 0.25 nats",
         "50.0 % of the completions",

@@ -77,6 +77,7 @@ NO_EFFECT = {
     "value_learning_rate": {"value_learning_rate": 1.0},
     "num_generations": {**SCORED, "num_generations": 4},
     "temperature": {**SCORED, "temperature": 0.5},
+    "tempered": {"tempered": "sampler"},
     "top_k": {**SCORED, "top_k": 4},
     "top_p": {**SCORED, "top_p": 0.5},
     "min_p": {**SCORED, "min_p": 0.5},
@@ -89,8 +90,8 @@ NO_EFFECT = {
         "method_args": {"temperature": "solved"},
         "duals": DualSettings(num_temperature_steps=7),
     },
-    "duals.temperature_learning_rate": {"method": "dar_tr", "duals": DualSettings(temperature_learning_rate=0.3)},
-    "duals.multiplier_learning_rate": {"method": "at_dar", "duals": DualSettings(multiplier_learning_rate=0.3)},
+    "duals.temperature_learning_rate": {"method": "dar_tr", "duals": DualSettings(temperature_learning_rate=0.7)},
+    "duals.multiplier_learning_rate": {"method": "at_dar", "duals": DualSettings(multiplier_learning_rate=0.7)},
 }
 
 

@@ -130,3 +130,22 @@ def test_duals_stay_positive_with_the_projection_behind_the_update():
 def test_settings_that_mean_nothing_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_exponentiated_gradients_know_no_unit_and_stop_at_their_maximum():
+    optimizer = optimizers.build(optimizers.ExponentiatedGradient(optimizers.Schedule(0.3), maximum=100.0), 10)
+
+    def step(price, gradient):
+        updates, _ = optimizer.update(jnp.float32(gradient), optimizer.init(jnp.float32(price)), jnp.float32(price))
+        return float(optax.apply_updates(jnp.float32(price), updates))
+
+    # A budget that is unused, g = 1 - 0 / eps: x exp(-0.3), for any x.
+    assert step(5.0, 1.0) / 5.0 == pytest.approx(np.exp(-0.3), rel=1e-5)
+    assert step(5e-6, 1.0) / 5e-6 == pytest.approx(np.exp(-0.3), rel=1e-5)
+    # Twice the budget: x exp(0.3); ten times it counts as three times: x exp(0.6).
+    assert step(5.0, -1.0) == pytest.approx(5.0 * np.exp(0.3), rel=1e-5)
+    assert step(5.0, -9.0) == pytest.approx(5.0 * np.exp(0.6), rel=1e-5)
+    # No further than the maximum; what starts beyond comes down.
+    assert step(90.0, -9.0) == pytest.approx(100.0, rel=1e-5)
+    assert step(200.0, -9.0) == pytest.approx(200.0, rel=1e-5)
+    assert step(200.0, 1.0) == pytest.approx(200.0 * np.exp(-0.3), rel=1e-5)

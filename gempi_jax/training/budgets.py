@@ -1,0 +1,61 @@
+"""Budgets that are unused or overrun for long: what to say of them, and what to change."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+PATIENCE = 10
+"""Iterations in a row."""
+
+
+class _Range(NamedTuple):
+    """Shares of a budget between which it is met, and what to change outside."""
+
+    low: float
+    high: float
+    unused: str
+    overrun: str
+
+
+_RANGES = {
+    "estep/": _Range(
+        0.8,
+        1.1,
+        "the samples differ less than it allows, so lower it; or a dual follows too slowly: use temperature 'solved', "
+        "or raise duals.temperature_learning_rate",
+        "a dual follows too slowly: use temperature 'solved', or raise duals.temperature_learning_rate",
+    ),
+    "mstep/": _Range(
+        0.4,
+        1.3,
+        "the size or the number of updates limits the policy: raise optimizer.learning_rate or num_updates, or lower "
+        "the budget",
+        "steps are too large for the multiplier to hold: lower optimizer.learning_rate, or old_ema_decay, or raise the "
+        "budget",
+    ),
+}
+
+
+def budget_notes(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A sentence for each budget that the last iterations of a phase all left unused, or all overran.
+
+    Args:
+      rows: metrics of a phase's iterations, in order; ``*_over_budget*`` of the last ``PATIENCE`` count.
+
+    Returns:
+      Sentences by metric; none where there are fewer iterations.
+    """
+    last = rows[-PATIENCE:]
+    if len(last) < PATIENCE:
+        return {}
+    notes = {}
+    for name in sorted(name for name in last[-1] if "_over_budget" in name):
+        shares = [float(row.get(name, float("nan"))) for row in last]
+        limits = next((limits for prefix, limits in _RANGES.items() if name.startswith(prefix)), None)
+        if limits is None:
+            continue
+        within = f"for {PATIENCE} iterations (at {min(shares):.2g} to {max(shares):.2g} of it)"
+        if all(share < limits.low for share in shares):
+            notes[name] = f"{name}: a budget was unused {within}; {limits.unused}."
+        elif all(share > limits.high for share in shares):
+            notes[name] = f"{name}: a budget was overrun {within}; {limits.overrun}."
+    return notes
