@@ -45,7 +45,8 @@ def budget_notes(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
       Sentences by metric; none where there are fewer iterations.
     """
     last = rows[-PATIENCE:]
-    if len(last) < PATIENCE:
+    # Where nothing could be told apart, no budget could be used.
+    if len(last) < PATIENCE or any(row.get("estep/flat_batch") for row in last):
         return {}
     notes = {}
     for name in sorted(name for name in last[-1] if "_over_budget" in name):

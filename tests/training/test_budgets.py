@@ -29,6 +29,8 @@ def test_ten_iterations_outside_are_said(name, share, words):
     assert not budget_notes(rows(name, *[share] * 9))
     assert not budget_notes(rows(name, *[share] * 9, 1.0))
     assert not budget_notes(rows(name, *[share] * 9, float("nan")))
+    # Nor do iterations without a signal, which use none.
+    assert not budget_notes([*rows(name, *[share] * 9), {name: share, "estep/flat_batch": 1.0}])
 
 
 def test_a_note_takes_one_line_of_the_progress_once_in_a_phase():
