@@ -69,7 +69,11 @@ def test_the_other_methods_take_the_same_path(method, tmp_path):
             "method_args": {"divergence": "alpha_0.5"},
         },
         {
-            **{"old_log_probs": "sampler", "m_step_fraction": 1.0, "duals": {"num_temperature_steps": 1}},
+            **{
+                "old_log_probs": "sampler",
+                "m_step_fraction": 1.0,
+                "duals": {"num_temperature_steps": 1, "temperature_learning_rate": 0.1},
+            },
             "method_args": {
                 **{"temperature": "solved", "scope": "group", "top_k_fraction": 1.0},
                 **{"divergence": "jensen_shannon", "epsilon_eta": 0.05},

@@ -25,6 +25,8 @@ def quick_config():
     config = arithmetic.get_config("dar,quick")
     config.unlock()
     config.phases = ("rl",)
+    # A random model solves no problem: rewards that are all 0 would move nothing.
+    config.rewards = {"no_repetition": 1.0}
     config.rl.update({"num_iterations": 2, "eval_every": 2})
     config.rl.optimizer.update({"warmup_steps": 0, "learning_rate": 0.02})
     config.checkpoint.update({"every": 1, "keep": 2})

@@ -48,6 +48,8 @@ def test_a_flax_class_is_fine_tuned_and_saved_as_itself(tmp_path):
     config = arithmetic.get_config("vmpo,quick")
     config.unlock()
     config.phases = ("rl",)
+    # A random model solves no problem: rewards that are all 0 would move nothing.
+    config.rewards = {"no_repetition": 1.0}
     config.model.update({"path": str(tmp_path / "base"), "loader": "flax", "dropout": 0.0})
     config.rl.update({"num_iterations": 1, "max_completion_length": 4, "num_updates": 1, "num_generations": 2})
     config.rl.optimizer.warmup_steps = 0

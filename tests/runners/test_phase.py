@@ -110,7 +110,7 @@ def test_a_filter_without_anchors_sees_the_rewards(random_params):
         _, samples, metrics = compiled.score({}, state, jax.device_put(make_batch(rewards)))
         *_, target = compiled.e_step(state.duals, state.dual_opt_state, samples)
         np.testing.assert_allclose(target.weights, expected, err_msg=baseline)
-        assert set(metrics) == {"entropy"}
+        assert set(metrics) == {"entropy", "sampler_shift"}
 
 
 def test_demonstrations_need_no_pass_and_no_reward(random_params):
