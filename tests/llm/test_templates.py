@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+import transformers
 
 from gempi_jax.llm.chat import render_completion, render_conversation, render_prompt, turn_end
 from gempi_jax.llm.columns import DataError
@@ -52,7 +53,12 @@ def test_a_turn_of_which_nothing_is_written_is_refused(template, silent):
 
 def test_templates_for_tools_see_the_null_that_they_ask_for():
     called = {"role": "assistant", "tool_calls": [CALL, CALL]}
-    assert learnt(ASKS, [USER, called]) == ["<call>weather<call>weather<eos>"]
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        # It takes nulls out before a template sees them, so that this one writes nothing: said, not learnt.
+        with pytest.raises(DataError, match=r"has no content, only tool_calls, and the chat template writes nothing"):
+            learnt(ASKS, [USER, called])
+    else:
+        assert learnt(ASKS, [USER, called]) == ["<call>weather<call>weather<eos>"]
     # A word of the text is no null.
     assert learnt(PLAIN, [USER, {"role": "assistant", "content": "None"}]) == ["None<eos>"]
     # What is said empty on purpose is learnt as it is.
