@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from gempi_jax.llm.packed import Given, Progress, run
+from gempi_jax.llm.compaction import Given, Progress, run
 from gempi_jax.llm.sampling import Draw, Sampling, draw
 from gempi_jax.llm.stops import Stops
 from gempi_jax.models.cache import init_cache
@@ -82,7 +82,7 @@ def generate(
         indices when a batch is generated in parts.
       prefill_chunk: tokens of each prompt that are read at a time; see :func:`gempi_jax.models.prefill`.
       shrink: divisors of the batch, (2, 8) say: as soon as no more than half, then an eighth, of the sequences are
-        alive, those go on in a batch of that size; see :func:`gempi_jax.llm.packed.run` for what it costs.
+        alive, those go on in a batch of that size; see :func:`gempi_jax.llm.compaction.run` for what it costs.
 
     Returns:
       The completions.

@@ -117,7 +117,7 @@ def comparison_page(runs: Sequence[Run]) -> str:
 def _charts(members: dict[str, list[Run]], metric: str, share: bool) -> str:
     progress = Panel("Held-out result", "Greedy answers to held-out problems.", PROGRESS.lines[:1], share=share)
     progress = progress._replace(lines=(progress.lines[0]._replace(metric=metric),))
-    reward = Panel("Training reward", "Of the sampled completions.", PROGRESS.lines[2:], share=share)
+    reward = Panel("Training reward", "Of the sampled completions.", PROGRESS.lines[1:], share=share)
     figures = []
     for panel in (progress, reward, *PANELS):
         lines = expand(panel, sorted({name for group in members.values() for run in group for name in run.names()}))

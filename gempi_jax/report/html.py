@@ -95,8 +95,8 @@ def _headline(run: Run) -> str:
     ]
     if len(found) > 1:
         blocks.append(_gain(found[-2], found[-1], accuracy))
-    what = {"heldout/accuracy": "Held-out accuracy" if accuracy else "Held-out reward", "reward": "Training reward"}
-    label = what.get(metric, "Held-out reward")
+    held_out = "Held-out accuracy" if accuracy else "Held-out reward"
+    label = {"heldout/reward": held_out, "reward": "Training reward"}[metric]
     return f'<div class="card stages"><p class="track"><b>{label}</b></p>{"".join(blocks)}</div>'
 
 

@@ -37,8 +37,7 @@ PROGRESS = Panel(
     "Held-out result and training reward",
     "Dots: greedy answers to held-out problems. Line: mean reward of the sampled training completions.",
     (
-        Line("heldout/accuracy", "held out"),
-        Line("heldout/reward", "held-out reward"),
+        Line("heldout/reward", "held out"),
         Line("reward", "training reward"),
     ),
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from gempi_jax.report.records import Phase, Run
 
-HEADLINES = ("heldout/accuracy", "heldout/reward", "reward")
+HEADLINES = ("heldout/reward", "reward")
 """What a run is judged by: the first of these that it recorded."""
 
 METHOD_NAMES = {

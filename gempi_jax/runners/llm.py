@@ -23,7 +23,7 @@ from gempi_jax.runners.build import blame, lookup, method_from_settings
 from gempi_jax.runners.checks import check_phase, check_plan, check_scored, check_whole
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.ends import phase_ends, say_what_disagrees, union
-from gempi_jax.runners.judge import Judge
+from gempi_jax.runners.heldout import GreedyEvaluation
 from gempi_jax.runners.optimizers import build_optimizers
 from gempi_jax.runners.policy import Start, load_start, peek_tokenizer
 from gempi_jax.runners.rowchecks import say_changed, try_rewards
@@ -272,7 +272,7 @@ class Plan:
             dropout=max(self.settings.model.dropout, self.settings.model.lora.dropout) > 0,
         )
         chunks = (phase.prefill_chunk for phase in self.settings.phases.values())
-        judge = Judge(
+        evaluation = GreedyEvaluation(
             self._heldout,
             resources,
             max_completion_length=self._longest,
@@ -280,9 +280,9 @@ class Plan:
             batch_prompts=_round_up(min(self.settings.eval.batch_prompts, len(self._heldout.rows)), self._num_parts),
             num_samples=self.settings.eval.num_samples,
         )
-        return [self._phase(index, resources, judge) for index in range(len(self._names))]
+        return [self._phase(index, resources, evaluation) for index in range(len(self._names))]
 
-    def _phase(self, index: int, resources: stages.Resources, judge: Judge) -> Phase:
+    def _phase(self, index: int, resources: stages.Resources, evaluation: GreedyEvaluation) -> Phase:
         name, method, (optimizer, rate) = self._names[index], self._methods[index], self._optimizers[index]
         settings = self.settings.phases[name]
         resources = resources._replace(ends=self._ends[name])
@@ -293,7 +293,7 @@ class Plan:
             settings.num_iterations,
             functools.partial(stages.begin, method, optimizer, resources),
             iteration,
-            judge,
+            evaluation,
             settings.eval_every,
         )
 

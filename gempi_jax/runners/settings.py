@@ -222,7 +222,7 @@ class PhaseSettings:
         completion ends at those of any phase.
       prefill_chunk: tokens of each prompt that are read at a time, in every pass of the policy; 0 reads them at once.
       shrink: divisors of a rollout's batch, (2, 4, 8, 16) say: as sequences end, the others go on in batches of that
-        part of its size; for one device, where lengths vary widely, see :func:`gempi_jax.llm.packed.run`.
+        part of its size; for one device, where lengths vary widely, see :func:`gempi_jax.llm.compaction.run`.
       old_log_probs: scored (pi_t reads its completions once more) or sampler (what it said while it wrote them).
       baseline: group_mean, batch_mean, value (a learned V(x)), or zero.
       normalize_advantages: divides by the batch's standard deviation (DAR).

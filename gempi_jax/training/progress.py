@@ -8,7 +8,7 @@ from typing import Any
 
 SHOWN = {
     "reward": "reward",
-    "heldout/accuracy": "held-out",
+    "heldout/reward": "held-out",
     "mstep/kl": "kl",
     "kl": "kl to ref",
     "estep/ess_fraction": "ess",

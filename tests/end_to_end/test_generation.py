@@ -13,7 +13,7 @@ from gempi_jax.runners.llm import run
 pytestmark = pytest.mark.slow
 
 
-def test_what_the_config_says_reaches_the_sampler_the_judge_and_the_scorer(tmp_path, monkeypatch):
+def test_what_the_config_says_reaches_the_sampler_the_evaluation_and_the_scorer(tmp_path, monkeypatch):
     chunks = []
 
     def spied(*args, chunk=None, **options):

@@ -14,10 +14,10 @@ CONFIG = {
 
 
 def _rows(offset: float):
-    yield {"step": 0, "phase": "sft", "heldout/accuracy": 0.0}
+    yield {"step": 0, "phase": "sft", "heldout/reward": 0.0}
     for step in range(1, 21):
         row = {"step": step, "phase": "sft", "loss": 3.0 / step, "step_time": 0.5, "skipped_updates": 0.0}
-        yield row | ({"heldout/accuracy": 0.25 * step / 20} if step % 5 == 0 else {})
+        yield row | ({"heldout/reward": 0.25 * step / 20} if step % 5 == 0 else {})
     for step in range(21, 51):
         row = {
             "step": step,
@@ -35,7 +35,7 @@ def _rows(offset: float):
             "perf/tokens_per_second": 20_000.0,
             "skipped_updates": 0.0,
         }
-        yield row | ({"heldout/accuracy": 0.25 + offset + 0.01 * (step - 20)} if step % 10 == 0 else {})
+        yield row | ({"heldout/reward": 0.25 + offset + 0.01 * (step - 20)} if step % 10 == 0 else {})
 
 
 def _samples():

@@ -121,7 +121,7 @@ def test_labels_in_drawings_are_neither_markup_nor_mathematics(make_workdir):
     ("rows", "expected"),
     [
         ([], "holds no row yet"),
-        ([{"step": 0, "phase": "sft", "heldout/accuracy": 0.5}], "after SFT"),
+        ([{"step": 0, "phase": "sft", "heldout/reward": 0.5}], "after SFT"),
         ([{"step": 1, "phase": "rl", "reward": -2.5}], "Training reward"),
         ([{"step": 1, "phase": "rl", "loss": "NaN"}], "loss is not finite at step 1"),
     ],

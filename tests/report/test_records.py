@@ -9,10 +9,10 @@ def test_a_finished_run(make_workdir):
 
     assert run.phases == (Phase("sft", 0, 20), Phase("rl", 21, 50))
     assert run.problems == ()
-    steps, values = run.series("heldout/accuracy")
+    steps, values = run.series("heldout/reward")
     assert steps.tolist() == [0, 5, 10, 15, 20, 30, 40, 50]
     np.testing.assert_allclose(values, [0, 0.0625, 0.125, 0.1875, 0.25, 0.35, 0.45, 0.55])
-    assert run.series("heldout/accuracy", "rl").steps.tolist() == [30, 40, 50]
+    assert run.series("heldout/reward", "rl").steps.tolist() == [30, 40, 50]
     assert len(run.series("no such metric").steps) == 0
     assert "phase" not in run.names()
     assert "step" not in run.names()

@@ -37,9 +37,9 @@ def test_durations():
 def test_the_figure_at_each_stage(make_workdir):
     run = read_run(make_workdir())
 
-    assert headline_metric(run) == "heldout/accuracy"
-    assert is_accuracy(run, "heldout/accuracy")
-    assert stages(run, "heldout/accuracy") == [
+    assert headline_metric(run) == "heldout/reward"
+    assert is_accuracy(run, "heldout/reward")
+    assert stages(run, "heldout/reward") == [
         Stage("at the start", 0, 0.0),
         Stage("after SFT", 20, 0.25),
         Stage("after V-MPO", 50, 0.55),
@@ -49,7 +49,7 @@ def test_the_figure_at_each_stage(make_workdir):
 def test_a_score_without_answers_is_no_accuracy(make_workdir):
     samples = [{"step": 0, "phase": "rl", "when": "before", "prompt": "Once", "completion": "x", "reward": 0.3}]
 
-    assert not is_accuracy(read_run(make_workdir(samples=samples)), "heldout/accuracy")
+    assert not is_accuracy(read_run(make_workdir(samples=samples)), "heldout/reward")
 
 
 def test_phases_that_share_a_method_keep_their_own_names(make_workdir):
@@ -61,7 +61,7 @@ def test_phases_that_share_a_method_keep_their_own_names(make_workdir):
 def test_the_table_of_phases(make_workdir):
     table = phase_table(read_run(make_workdir()))
 
-    assert table.header[2:5] == ("heldout/accuracy before", "after", "gain, points")
+    assert table.header[2:5] == ("heldout/reward before", "after", "gain, points")
     assert table.rows[0] == ("SFT", "0 – 20", "0.0 %", "25.0 %", "+25.0", "10 s", "–")
     assert table.rows[1] == ("V-MPO", "21 – 50", "25.0 %", "55.0 %", "+30.0", "30 s", "20,000")
 

@@ -49,7 +49,7 @@ def test_a_terminal_gets_one_line_rewritten(monkeypatch):
 
 def test_what_matters_fits_before_the_loss():
     stream = io.StringIO()
-    names = ("reward", "heldout/accuracy", "mstep/kl", "estep/ess_fraction", "estep/temperature", "loss")
+    names = ("reward", "heldout/reward", "mstep/kl", "estep/ess_fraction", "estep/temperature", "loss")
     with progress.Progress(stream=stream, clock=Clock()) as line:
         line.update("rl", 1, 9, dict.fromkeys(names, 0.5))
     expected = "reward 0.500  held-out 0.500  kl 0.500  ess 0.500  temperature 0.500  loss 0.500"
@@ -88,7 +88,7 @@ def test_the_time_left_is_by_the_pace_of_this_process_and_phase():
 def test_a_metric_that_is_rare_keeps_its_last_value_within_the_phase():
     stream, clock = io.StringIO(), Clock()
     line = progress.Progress(stream=stream, clock=clock, every_seconds=0)
-    line.update("rl", 1, 3, {"heldout/accuracy": 0.25, "reward": 1})
+    line.update("rl", 1, 3, {"heldout/reward": 0.25, "reward": 1})
     line.update("rl", 2, 3, {"reward": math.nan})
     line.update("next", 3, 3, {"reward": 0.5})
     assert stream.getvalue().splitlines()[1:] == [

@@ -14,7 +14,7 @@ from gempi_jax.training.loop import Judged
 from gempi_jax.training.state import TrainState
 
 
-class Judge:
+class GreedyEvaluation:
     """Greedy pass over all held-out prompts.
 
     Args:
@@ -57,13 +57,12 @@ class Judge:
         self._batch, self._num_samples = batch_prompts, num_samples
 
     def __call__(self, state: TrainState) -> Judged:
-        """Mean reward as ``heldout/accuracy`` (for rewards of 0 and 1 it is one), by function, and lengths."""
+        """The mean ``heldout/reward`` (an accuracy where rewards are 0 and 1), rewards by function, and lengths."""
         prompts = self._source.take(np.arange(len(self._source.rows)))
         completions = self._complete(state, prompts)
         # Before anything is trained a reward that fails loses no work.
         rewarded = self._source.rewards(prompts, completions, strict=int(state.step) == 0)
         metrics = {f"heldout/{name}": value for name, value in rewarded.metrics.items() if not name.endswith("std")}
-        metrics["heldout/accuracy"] = metrics.pop("heldout/reward")
         metrics["heldout/dropped_rows"] = float(self._source.num_dropped)
         metrics["heldout/truncated_rows"] = float(self._source.num_truncated)
         texts = self._source.texts(prompts, completions)
