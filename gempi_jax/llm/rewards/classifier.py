@@ -13,7 +13,7 @@ from jaxtyping import Float
 from gempi_jax.llm.hf.flax_classes import open_flax
 from gempi_jax.llm.padding import PowerOfTwo
 from gempi_jax.llm.rewards.answers import as_text
-from gempi_jax.llm.rewards.engine import RewardError
+from gempi_jax.llm.rewards.specs import RewardError
 from gempi_jax.llm.tokenizers import check_ids, open_tokenizer
 from gempi_jax.types import Array
 

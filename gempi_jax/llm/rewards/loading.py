@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gempi_jax import user_code
-from gempi_jax.llm.rewards.engine import RewardError, RewardResult, RewardSpec, check_columns, compute_rewards
+from gempi_jax.llm.rewards.engine import RewardResult, compute_rewards
+from gempi_jax.llm.rewards.signature import check_columns
+from gempi_jax.llm.rewards.specs import RewardError, RewardSpec
 
 _TRIAL_ROWS = 32
 

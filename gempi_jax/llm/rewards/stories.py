@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gempi_jax.llm.rewards.answers import as_text
-from gempi_jax.llm.rewards.engine import RewardSpec
+from gempi_jax.llm.rewards.specs import RewardSpec
 
 
 def _lexicon(words: str) -> frozenset[str]:

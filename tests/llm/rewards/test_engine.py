@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gempi_jax.llm.rewards.engine import RewardError, RewardSpec, check_columns, compute_rewards
+from gempi_jax.llm.rewards.engine import compute_rewards
+from gempi_jax.llm.rewards.signature import check_columns
+from gempi_jax.llm.rewards.specs import RewardError, RewardSpec
 
 PROMPTS, COMPLETIONS = ["p0", "p1", "p2"], ["a", "bb", "ccc"]
 

@@ -36,7 +36,7 @@ def test_a_function_from_a_file_and_from_a_package(tmp_path, monkeypatch):
         ("nowhere.py:f", r"there is no file .*nowhere\.py"),
         ("no.such.module:f", r"the module 'no\.such\.module' cannot be imported: ModuleNotFoundError"),
         ("gempi_jax.llm.rewards:exact_mach", r"has no function 'exact_mach' \(the nearest is 'exact_match'\)"),
-        ("gempi_jax.llm.rewards.engine:GIVEN", "is a tuple, no function"),
+        ("gempi_jax.llm.rewards.signature:GIVEN", "is a tuple, no function"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(path, message):
