@@ -1,7 +1,7 @@
 """Completions of prompts: one prefill per prompt, then one loop that stops when every sequence has ended."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,55 +90,80 @@ def generate(
     Raises:
       ValueError: an argument out of its range.
     """
-    sampling, eos_ids = Sampling(temperature, top_k, top_p, min_p), (eos_id,) if isinstance(eos_id, int) else eos_id
+    _check(num_samples, max_new_tokens, shrink)
+    groups, steps = prompts.shape[0], max_new_tokens
+    step = _Step(
+        model,
+        params,
+        Sampling(temperature, top_k, top_p, min_p),
+        (eos_id,) if isinstance(eos_id, int) else eos_id,
+        pad_id,
+        stops,
+    )
+    hidden, prefix = prefill(model, params, prompts, prompt_lengths, chunk=prefill_chunk)
+    last = jnp.take_along_axis(hidden, jnp.maximum(prompt_lengths - 1, 0)[:, None, None], axis=1)
+    uniforms = _uniforms(key, jnp.arange(groups) if group_ids is None else group_ids, num_samples, steps)
+    state = step.write(_start(model, (groups, num_samples), steps, pad_id), last, uniforms)
+    sizes = tuple(size for size in (groups * num_samples // divisor for divisor in shrink) if size)
+    state = run(step.advance, Given(prefix, uniforms), state, steps, sizes)
+    written = jax.tree.map(lambda buffer: jnp.moveaxis(buffer, 0, -1), state.written)
+    return Completions(written.tokens, state.lengths, written.sampler_log_probs, written.model_log_probs)
+
+
+def _check(num_samples: int, max_new_tokens: int, shrink: tuple[int, ...]) -> None:
     for name, value in (("num_samples", num_samples), ("max_new_tokens", max_new_tokens)):
         if value < 1:
             raise ValueError(f"generate: {name} is {value}; give at least 1")
     if any(small <= large for small, large in zip(shrink, (1, *shrink), strict=False)):
         raise ValueError(f"generate: shrink is {shrink}; give growing whole numbers above 1, such as (2, 8)")
-    groups, steps = prompts.shape[0], max_new_tokens
-    uniforms = _uniforms(key, jnp.arange(groups) if group_ids is None else group_ids, num_samples, steps)
 
-    def apply(method, *args):
-        return model.apply({"params": params}, *args, method=method)
 
-    def next_tokens(state: Progress, hidden, uniforms) -> Progress:
+class _Step(NamedTuple):
+    """One step of decoding: what the model says next is drawn, written down, and may end its completion."""
+
+    model: Any
+    params: Params
+    sampling: Sampling
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    stops: Stops | None
+
+    def advance(self, given: Given, state: Progress) -> Progress:
+        """Reads the last tokens and writes the next."""
+        hidden, cache = self._apply("decode", state.token, given.prefix, state.cache, state.step - 1)
+        return self.write(state._replace(cache=cache), hidden, given.uniforms)
+
+    def write(self, state: Progress, hidden: Array, uniforms: Array) -> Progress:
         """Draws for ``state.step`` what the sequences that are still alive say, and ends those that ended."""
-        logits = apply("logits", hidden)
+        logits = self._apply("logits", hidden)
         logits = jnp.broadcast_to(logits, (*state.token.shape, logits.shape[-1]))
-        drawn = draw(logits, uniforms[state.step], sampling)
-        tokens = jnp.where(state.alive, drawn.tokens, pad_id)
+        drawn = draw(logits, uniforms[state.step], self.sampling)
+        tokens = jnp.where(state.alive, drawn.tokens, self.pad_id)
         values = Draw(tokens, *(jnp.where(state.alive, x, 0.0) for x in drawn[1:]))
         written = jax.tree.map(lambda buffer, x: buffer.at[state.step].set(x), state.written, values)
         lengths = state.lengths + state.alive
-        over, read = _reached(tokens, state.read, eos_ids, stops)
+        over, read = _reached(tokens, state.read, self.eos_ids, self.stops)
         return Progress(state.step + 1, tokens, state.alive & ~over, lengths, read, state.cache, written)
 
-    def advance(given: Given, state: Progress) -> Progress:
-        hidden, cache = apply("decode", state.token, given.prefix, state.cache, state.step - 1)
-        return next_tokens(state._replace(cache=cache), hidden, given.uniforms)
+    def _apply(self, method: str, *args):
+        return self.model.apply({"params": self.params}, *args, method=method)
 
-    hidden, prefix = prefill(model, params, prompts, prompt_lengths, chunk=prefill_chunk)
-    last = jnp.take_along_axis(hidden, jnp.maximum(prompt_lengths - 1, 0)[:, None, None], axis=1)
-    shape = (groups, num_samples)
-    state = Progress(
+
+def _start(model, shape: tuple[int, int], steps: int, pad_id: int) -> Progress:
+    """Nothing written yet, of [G, K] sequences."""
+    return Progress(
         step=jnp.zeros((), jnp.int32),
         token=jnp.zeros(shape, jnp.int32),
         alive=jnp.ones(shape, bool),
         lengths=jnp.zeros(shape, jnp.int32),
         read=jnp.zeros(shape, jnp.int32),
-        cache=init_cache(model.config, groups, num_samples, steps, model.dtype),
+        cache=init_cache(model.config, *shape, steps, model.dtype),
         written=Draw(
             jnp.full((steps, *shape), pad_id, jnp.int32),
             jnp.zeros((steps, *shape), jnp.float32),
             jnp.zeros((steps, *shape), jnp.float32),
         ),
     )
-    state = next_tokens(state, last, uniforms)
-    sizes = tuple(size for size in (groups * num_samples // divisor for divisor in shrink) if size)
-    state = run(advance, Given(prefix, uniforms), state, steps, sizes)
-    written = jax.tree.map(lambda buffer: jnp.moveaxis(buffer, 0, -1), state.written)
-    return Completions(written.tokens, state.lengths, written.sampler_log_probs, written.model_log_probs)
 
 
 def _reached(tokens: Int[Array, "G K"], read: Int[Array, "G K"], eos_ids: tuple[int, ...], stops: Stops | None):

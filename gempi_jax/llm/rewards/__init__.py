@@ -1,4 +1,4 @@
-"""Reward functions: how they are found (`loading`), described (`specs`, `signature`) and called (`engine`), and those that come with the package."""
+"""Reward functions: how they are found (`loading`) and called (`engine`), and those that come with the package."""
 
 from gempi_jax.llm.rewards.answers import exact_match, final_number, format_reward
 from gempi_jax.llm.rewards.classifier import sequence_classifier
