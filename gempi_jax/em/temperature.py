@@ -16,20 +16,14 @@ from jaxtyping import Bool, Float, Int
 from gempi_jax.em.checks import samples_agree
 from gempi_jax.em.general import general_change, general_landscape
 from gempi_jax.em.moments import kl_change, kl_landscape, usable
-from gempi_jax.em.prices import free_anchors, with_prices
-from gempi_jax.em.solver import MAX_ITERATIONS, Landscape, Minimum, Slope, barrier_newton, inverse_small, resume, slack
+from gempi_jax.em.prices import Prices, free_anchors, with_prices
+from gempi_jax.em.search import FLOOR, search
+from gempi_jax.em.solver import Landscape, inverse_small, slack
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import known_values, positive
 from gempi_jax.numerics.divergences import KL, FDivergence
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
-
-_FLOOR = 1e-6
-"""Smallest total temperature, in standard deviations of the advantages: below it the best sample has all the mass."""
-
-_CEILING = 1e5
-"""Coefficients, in standard deviations, at which a search gives up: the target hardly sees the advantages any more."""
-
 
 _SMALLEST = 1e-4
 """Nats: what a budget that is not positive is raised to."""
@@ -61,96 +55,11 @@ class TemperatureSolution(NamedTuple):
     saturated: Bool[Array, ""]
 
 
-def _certificate(budgets, dual: Landscape) -> tuple[Array, Array]:
-    """max over s in the simplex of min_q sum_j s_j (D_j - eps_j): positive exactly when no target meets the budgets.
-
-    It is the smallest common raise that some target meets, min over q of max over j, by exchanging the two.  For KL the
-    inner minimum is -log Z-hat(s), a Chernoff distance.
-    """
-    size = budgets.shape[0]
-    shares, passes = jnp.full((size,), 1.0 / size, budgets.dtype), jnp.zeros((), jnp.int32)
-    if size > 1:
-        scale = jnp.full((size,), jnp.min(budgets))
-        found = barrier_newton(lambda s: dual.overlap(s, budgets)[1], shares, scale, on_simplex=True)
-        shares = jnp.where(slack(found), 0.0, found.x)
-        shares, passes = shares / jnp.sum(shares), found.num_iterations
-    # A budget that is out of any float's reach lacks a finite number all the same.
-    return jnp.minimum(-dual.overlap(shares, budgets)[0], 1e30), passes + 1
-
-
-class _Found(NamedTuple):
-    """A minimum of the dual, for which budgets, and whether the given ones can be met."""
-
-    minimum: Minimum
-    budgets: Array
-    feasible: Array
-    shortfall: Array
-    passes: Array
-
-
-def _minimum(budgets, dual: Landscape, start=None, **options) -> Minimum:
-    if start is None:
-        # At a small budget D_j is Var(A) / (2 f_j'' lambda^2), in units of the advantages' standard deviation.
-        start = 1.0 / jnp.sqrt(2.0 * budgets * dual.stiffness) / budgets.shape[0]
-    options = {"floor": _FLOOR, "ceiling": _CEILING, **options}
-    return barrier_newton(lambda x: dual.slope(x, budgets), start, budgets, **options)
-
-
-def _nested_minimum(budgets, dual: Landscape) -> Minimum:
-    """From the minimum of a part of a large batch, itself found so; a part without one leaves it to the doubts."""
-    if dual.part is None:
-        return _minimum(budgets, dual)
-    rough = _nested_minimum(budgets, dual.part)
-    start, multipliers = resume(rough, budgets)
-    tries = jnp.where(rough.settled, MAX_ITERATIONS, 1)
-    return _minimum(budgets, dual, start, multipliers=multipliers, max_iterations=tries)
-
-
-def _shared(found: Minimum, budgets, dual: Landscape) -> Minimum:
-    """Where the search ran into the floor with a budget unmet: the shares s_j of Lambda at which all of them are met.
-
-    As Lambda -> 0 the samples tied for the best have all the mass, in proportion to exp(sum_j s_j r_ij).
-    """
-    needed = ~found.settled & (jnp.max(found.x) <= _FLOOR)
-
-    def of_shares(shares):
-        gradient, hessian = dual.slope(_FLOOR * shares, budgets)
-        return Slope(gradient, _FLOOR * hessian)
-
-    start = found.x / jnp.sum(found.x)
-    tries = jnp.where(needed, MAX_ITERATIONS, 0)
-    of = barrier_newton(of_shares, start, budgets, on_simplex=True, max_iterations=tries)
-    chosen = jax.tree.map(lambda new, old: jnp.where(needed, new, old), of._replace(x=_FLOOR * of.x), found)
-    return chosen._replace(num_iterations=found.num_iterations + of.num_iterations)
-
-
-def _search(budgets, dual: Landscape) -> _Found:
-    """The minimum of the dual; its own target shows that the budgets can be met, only without it are they doubted."""
-    first = _nested_minimum(budgets, dual)
-
-    def keep():
-        nothing = jnp.zeros_like(budgets[0])
-        return _Found(first, budgets, jnp.ones((), bool), nothing, first.num_iterations)
-
-    def doubt():
-        excess, passes = _certificate(budgets, dual)
-        feasible = excess <= 1e-6 + 1e-5 * jnp.min(budgets)
-        shortfall = jnp.where(feasible, 0.0, excess)
-        # At the smallest raise the only target left ignores the advantages; a little more, in units of both, keeps
-        # lambda finite.
-        margin = 0.1 * jnp.min(budgets) + 0.01 * shortfall
-        raised = jnp.where(feasible, budgets, budgets + shortfall + margin)
-        second = _shared(_minimum(raised, dual), raised, dual)
-        return _Found(second, raised, feasible, shortfall, first.num_iterations + passes + second.num_iterations)
-
-    return jax.lax.cond(first.settled, keep, doubt)
-
-
 def _solve_with_prices(budgets, prices, dual: Landscape) -> TemperatureSolution:
     """The solution where some anchors have a price: without any budget that binds it is their target."""
     free = free_anchors(prices)
-    found, _, feasible, shortfall, passes = _search(budgets[free], with_prices(dual, prices))
-    kept = jnp.where(slack(found) | (found.x <= _FLOOR), 0.0, found.x) * dual.unit
+    found, _, feasible, shortfall, passes = search(budgets[free], with_prices(dual, prices))
+    kept = jnp.where(slack(found) | (found.x <= FLOOR), 0.0, found.x) * dual.unit
     held = jnp.asarray([0.0 if price is None else price for price in prices], kept.dtype)
     coefficients = held.at[free].set(kept)
     kl = -dual.slope(coefficients / dual.unit, jnp.zeros_like(held)).gradient
@@ -166,11 +75,11 @@ def _solve(budgets, advantages, log_ratios, mask, axis, axis_name, divergences, 
     dual = _landscape(divergences, advantages, log_ratios, mask, axis, axis_name)
     if len(free_anchors(prices)) < len(prices):
         return _solve_with_prices(budgets, prices, dual)
-    found, effective, feasible, shortfall, passes = _search(budgets, dual)
+    found, effective, feasible, shortfall, passes = search(budgets, dual)
     total = jnp.sum(found.x)
-    saturated = total <= _FLOOR * budgets.shape[0]
+    saturated = total <= FLOOR * budgets.shape[0]
     kept = jnp.where(slack(found), 0.0, found.x)
-    scaled = jnp.where(saturated, found.x * (_FLOOR / total), kept)
+    scaled = jnp.where(saturated, found.x * (FLOOR / total), kept)
     # On the simplex the search knows its gradient but for a constant.
     moved = jnp.any(scaled != found.x) | saturated
     met, nothing = effective - found.slope.gradient, jnp.zeros_like(budgets)
@@ -241,29 +150,12 @@ def solve_temperature(
       ValueError: without anchors, or with more than a few; where shapes or the number of divergences disagree; for a
         budget known before tracing that is not positive.
     """
-    size = budgets.shape[0]
-    if not 1 <= size <= 8:
-        raise ValueError(
-            f"{size} budgets: temperatures are solved for 1 to 8 anchors; a method without anchors has none."
-        )
-    samples_agree("solve_temperature", advantages, anchor_log_ratios, budgets, where)
-    prices = (None,) * size if prices is None else tuple(prices)
-    if len(prices) != size or all(price is not None for price in prices):
-        raise ValueError(
-            f"solve_temperature: prices are {prices} for {size} anchors; give one, or None for a budget, for each, and "
-            "at least one budget."
-        )
-    for price in prices:
-        if price is not None:
-            positive(price, "solve_temperature: a price", "a coefficient")
-    free, meaning = free_anchors(prices), "budgets, in nats, must be positive"
-    known_values("solve_temperature", budgets, meaning, lambda values: (values[free] > 0).all())
+    prices = (None,) * budgets.shape[0] if prices is None else tuple(prices)
+    _check(budgets, advantages, anchor_log_ratios, divergences, prices, where)
     mask = jnp.ones(advantages.shape, bool) if where is None else where
     budgets = jnp.where(np.array([price is None for price in prices]), budgets, 1.0)
     valid = budgets > 0
     raised = jnp.where(valid, budgets, _SMALLEST)
-    if divergences is not None and len(divergences) != size:
-        raise ValueError(f"solve_temperature: {len(divergences)} divergences for {size} budgets; give one for each.")
     closed_form = divergences is None or all(divergence is KL for divergence in divergences)
     general = None if closed_form else tuple(divergences)
     solution = _solve(raised, advantages, anchor_log_ratios, mask, axis, axis_name, general, prices)
@@ -274,3 +166,25 @@ def solve_temperature(
         feasible=solution.feasible & jnp.all(valid) & ~impossible,
         shortfall=jax.lax.stop_gradient(jnp.where(impossible, 1e30, solution.shortfall + lacking)),
     )
+
+
+def _check(budgets, advantages, anchor_log_ratios, divergences, prices: Prices, where) -> None:
+    """Raises what :func:`solve_temperature` says."""
+    size = budgets.shape[0]
+    if not 1 <= size <= 8:
+        raise ValueError(
+            f"{size} budgets: temperatures are solved for 1 to 8 anchors; a method without anchors has none."
+        )
+    samples_agree("solve_temperature", advantages, anchor_log_ratios, budgets, where)
+    if len(prices) != size or all(price is not None for price in prices):
+        raise ValueError(
+            f"solve_temperature: prices are {prices} for {size} anchors; give one, or None for a budget, for each, and "
+            "at least one budget."
+        )
+    for price in prices:
+        if price is not None:
+            positive(price, "solve_temperature: a price", "a coefficient")
+    free, meaning = free_anchors(prices), "budgets, in nats, must be positive"
+    known_values("solve_temperature", budgets, meaning, lambda values: (values[free] > 0).all())
+    if divergences is not None and len(divergences) != size:
+        raise ValueError(f"solve_temperature: {len(divergences)} divergences for {size} budgets; give one for each.")
