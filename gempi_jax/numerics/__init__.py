@@ -8,6 +8,10 @@ from gempi_jax.numerics.divergences import (
     SQUARED_HELLINGER,
     FDivergence,
     alpha_divergence,
+)
+from gempi_jax.numerics.keys import named_key, named_seed
+from gempi_jax.numerics.masked import centre, standardize, telling, variance
+from gempi_jax.numerics.policy_divergences import (
     categorical_chi_squared,
     categorical_entropy,
     categorical_jensen_shannon,
@@ -18,8 +22,6 @@ from gempi_jax.numerics.divergences import (
     k2,
     k3,
 )
-from gempi_jax.numerics.keys import named_key, named_seed
-from gempi_jax.numerics.masked import centre, standardize, telling, variance
 from gempi_jax.numerics.returns import gae, lambda_returns, n_step_returns, unroll_returns
 from gempi_jax.numerics.selection import top_k_mask
 
