@@ -6,13 +6,13 @@ import optax
 
 from gempi_jax.runners.build import blame, lookup
 from gempi_jax.runners.settings import DualSettings, OptimizerSettings, PhaseSettings
-from gempi_jax.training import optimizers
+from gempi_jax.training import optimizers, schedules
 from gempi_jax.training.step import Optimizers
 
 DECAYS = {
-    "constant": lambda final: optimizers.Constant(),
-    "linear": optimizers.Linear,
-    "cosine": optimizers.Cosine,
+    "constant": lambda final: schedules.Constant(),
+    "linear": schedules.Linear,
+    "cosine": schedules.Cosine,
 }
 OPTIMIZERS = {
     "adam": lambda s, **common: optimizers.Adam(b1=s.b1, b2=s.b2, **common),
@@ -40,7 +40,7 @@ def build_optimizers(phase: PhaseSettings, name: str) -> tuple[Optimizers, Calla
     total = phase.num_iterations * phase.num_epochs * phase.num_updates
     place = f"config.{name}.optimizer"
     with blame(f"config.{name}.value_learning_rate"):
-        value = optimizers.Adam(optimizers.Schedule(phase.value_learning_rate))
+        value = optimizers.Adam(schedules.Schedule(phase.value_learning_rate))
     with blame(place):
         policy = _optimizer(phase.optimizer, place)
         params = optax.partition(
@@ -56,7 +56,7 @@ def build_optimizers(phase: PhaseSettings, name: str) -> tuple[Optimizers, Calla
 
 def _optimizer(settings: OptimizerSettings, place: str) -> optimizers.Optimizer:
     decay = lookup(DECAYS, settings.schedule, f"{place}.schedule")(settings.final_fraction)
-    schedule = optimizers.Schedule(settings.learning_rate, settings.warmup_steps, decay)
+    schedule = schedules.Schedule(settings.learning_rate, settings.warmup_steps, decay)
     make = lookup(OPTIMIZERS, settings.name, f"{place}.name")
     return make(settings, learning_rate=schedule, max_grad_norm=settings.max_grad_norm or None)
 
@@ -66,7 +66,7 @@ def _duals(settings: DualSettings, total: int, place: str) -> dict[str, optax.Gr
 
     def build(name: str, rate: float) -> optax.GradientTransformation:
         with blame(f"{place}.{name}"):
-            return optimizers.build(make(optimizers.Schedule(rate)), total)
+            return optimizers.build(make(schedules.Schedule(rate)), total)
 
     return {
         "temperature": build("temperature_learning_rate", settings.temperature_learning_rate),

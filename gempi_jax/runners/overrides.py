@@ -1,9 +1,8 @@
 """Settings from the command line, ``--config.section.name=TEXT``, found and read by the types of ``runners.settings``.
 
-Every text is read in one way, whichever setting it is for: ``\\n`` is a line break, a backslash is written twice.
+What a text means for a setting of a type is :mod:`.literals`.
 """
 
-import ast
 import contextlib
 import dataclasses
 import difflib
@@ -12,14 +11,12 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gempi_jax.runners.literals import is_tuple, python_value, value_of
 from gempi_jax.runners.settings import PhaseSettings, RunSettings
 
 _OVERRIDE = re.compile(r"--?(no)?config[.\[]")
 _SUBSCRIPT = re.compile(r"\[(['\"])([^'\".]*)\1\]")
-_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.|$)", re.DOTALL)
-_CHARACTERS = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 _FLAGS = ("--config", "--workdir")
-_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 Section = Mapping[str, Any]
 """Names to types; a type is a field's annotation, or a section."""
@@ -58,7 +55,7 @@ def read_overrides(arguments: Sequence[str], config: Mapping[str, Any]) -> list[
         hint = _find(given, path, schema)
         with _said_by(given):
             for place, value in _read(path, hint, text, schema):
-                if _is_tuple(hint):
+                if is_tuple(hint):
                     several = not text.strip() or text.lstrip()[0] in "(["
                     value = tuples[place] = value if several else tuples.get(place, ()) + value
                 overrides.pop(place, None)
@@ -171,10 +168,10 @@ def _said_by(given: str):
 def _read(path: tuple[str, ...], hint: Any, text: str, schema: Section) -> Iterator[tuple[tuple[str, ...], Any]]:
     """(path, value) of a setting, or of each that a section's dictionary gives."""
     if not isinstance(hint, Mapping):
-        yield path, _value(hint, text)
+        yield path, value_of(hint, text)
         return
     try:
-        value = _literal(text)
+        value = python_value(text)
     except ValueError:
         value = None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -188,81 +185,3 @@ def _leaves(path: tuple[str, ...], hint: Any, value: Any, schema: Section) -> It
         return
     for key, item in value.items():
         yield from _leaves((*path, key), _find(f"{key!r}", (*path, key), schema), item, schema)
-
-
-def _value(hint: Any, text: str) -> Any:
-    """What a text means for a setting of a type."""
-    if _is_tuple(hint):
-        return _tuple(typing.get_args(hint)[0], text)
-    if hint is str:
-        return unescape(text)
-    if hint is bool:
-        if text.lower() not in _TRUTH:
-            raise ValueError("must be true or false")
-        return _TRUTH[text.lower()]
-    if hint in (int, float):
-        try:
-            return hint(text)
-        except ValueError:
-            raise ValueError(f"must be a {'whole ' if hint is int else ''}number, not {text!r}") from None
-    try:
-        return _literal(text)
-    except ValueError:
-        return unescape(text)
-
-
-def _is_tuple(hint: Any) -> bool:
-    return typing.get_origin(hint) is tuple
-
-
-def _tuple(item: Any, text: str) -> tuple:
-    if not text.strip():
-        return ()
-    try:
-        value = _literal(text)
-    except ValueError:
-        if re.search(r"[,'\"()\[\]]", text):
-            raise ValueError("cannot be read as a tuple; write one as in Python, such as \"('a', 'b')\"") from None
-        value = unescape(text)
-    if isinstance(value, tuple | list):
-        return tuple(value)
-    # A single text need not be quoted, whatever else it could mean.
-    return (unescape(text) if item is str and not isinstance(value, str) else value,)
-
-
-def _literal(text: str) -> Any:
-    """A value written as in Python; true and false may be small."""
-    _check_escapes(text)
-    try:
-        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text.strip()))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise ValueError("cannot be read as a Python value") from None
-
-
-def unescape(text: str) -> str:
-    r"""A text with ``\n``, ``\t``, ``\r``, ``\'``, ``\"``, ``\\``, ``\xHH`` and ``\uHHHH`` as the characters meant.
-
-    Raises:
-      ValueError: a backslash before anything else, or what is no text.
-    """
-    _check_escapes(text)
-
-    def character(match: re.Match) -> str:
-        code = match[1]
-        return _CHARACTERS[code] if code in _CHARACTERS else chr(int(code[1:], 16))
-
-    result = _ESCAPE.sub(character, text)
-    try:
-        result.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"is no text: character {error.start} is {result[error.start]!r}") from None
-    return result
-
-
-def _check_escapes(text: str) -> None:
-    """Raises ValueError where a backslash is one of the text itself: silently, it would be another character."""
-    for match in _ESCAPE.finditer(text):
-        if match[1] not in _CHARACTERS and len(match[1]) < 3:
-            raise ValueError(
-                rf"{match[0]} means nothing here; write a backslash of the text itself twice: \\{match[1]}"
-            )

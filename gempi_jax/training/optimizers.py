@@ -5,7 +5,6 @@ Parameters and duals take the same ones. Duals are projected after ``optax.apply
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable
 
@@ -14,96 +13,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from gempi_jax.training.schedules import Schedule, check_number
 from gempi_jax.types import Array
 
 NOT_DECAYED = r"(^|/)(bias|scale|[^/]*norm)(/|$)"
 """Paths of parameters without weight decay: biases, and everything in a norm."""
-
-
-def _check(name: str, value: float | int, valid: bool, fix: str) -> None:
-    if not (valid and math.isfinite(value)):
-        raise ValueError(f"{name} = {value}: give {fix}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Constant:
-    """The peak rate, after the warm-up, until the end."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Linear:
-    """From the peak rate to a fraction of it in a straight line.
-
-    Attributes:
-      final_fraction: of the peak rate, at the last step; in [0, 1].
-    """
-
-    final_fraction: float = 0.0
-
-    def __post_init__(self):
-        _check("final_fraction", self.final_fraction, 0 <= self.final_fraction <= 1, "a number from 0 to 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Cosine:
-    """From the peak rate to a fraction of it along half a cosine.
-
-    Attributes:
-      final_fraction: of the peak rate, at the last step; in [0, 1].
-    """
-
-    final_fraction: float = 0.0
-
-    def __post_init__(self):
-        _check("final_fraction", self.final_fraction, 0 <= self.final_fraction <= 1, "a number from 0 to 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """The learning rate over the steps of a phase.
-
-    Attributes:
-      peak: the rate after the warm-up.
-      warmup_steps: step s < warmup_steps takes (s + 1) / (warmup_steps + 1) of the peak, so that the first step moves.
-      decay: what follows the warm-up.
-    """
-
-    peak: float
-    warmup_steps: int = 0
-    decay: Constant | Linear | Cosine = Constant()
-
-    def __post_init__(self):
-        _check("learning rate", self.peak, self.peak >= 0, "a finite number of at least 0")
-        _check("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "a whole number of at least 0")
-
-    def build(self, total_steps: int) -> optax.Schedule:
-        """The rate as a function of the number of updates made before.
-
-        Args:
-          total_steps: updates in the phase; the decay ends with the last of them.
-
-        Raises:
-          ValueError: the warm-up is longer than the phase.
-        """
-        if total_steps < 1 or self.warmup_steps > total_steps:
-            raise ValueError(
-                f"warmup_steps = {self.warmup_steps} of {total_steps} steps in all: give at least 1 step, and "
-                "a warm-up no longer than the phase"
-            )
-        after = self._decay(max(total_steps - 1 - self.warmup_steps, 1))
-        if not self.warmup_steps:
-            return after
-        warmup = optax.linear_schedule(self.peak / (self.warmup_steps + 1), self.peak, self.warmup_steps)
-        return optax.join_schedules([warmup, after], [self.warmup_steps])
-
-    def _decay(self, steps: int) -> optax.Schedule:
-        match self.decay:
-            case Constant():
-                return optax.constant_schedule(self.peak)
-            case Linear(final_fraction):
-                return optax.linear_schedule(self.peak, self.peak * final_fraction, steps)
-            case Cosine(final_fraction):
-                return optax.cosine_decay_schedule(self.peak, steps, final_fraction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +38,9 @@ class Adam:
     max_grad_norm: float | None = None
 
     def __post_init__(self):
-        _check("b1", self.b1, 0 <= self.b1 < 1, "a number in [0, 1)")
-        _check("b2", self.b2, 0 <= self.b2 < 1, "a number in [0, 1)")
-        _check("eps", self.eps, self.eps > 0, "a positive number")
+        check_number("b1", self.b1, 0 <= self.b1 < 1, "a number in [0, 1)")
+        check_number("b2", self.b2, 0 <= self.b2 < 1, "a number in [0, 1)")
+        check_number("eps", self.eps, self.eps > 0, "a positive number")
         _check_max_grad_norm(self.max_grad_norm)
 
     def _transform(self) -> optax.GradientTransformation:
@@ -145,7 +59,7 @@ class AdamW(Adam):
 
     def __post_init__(self):
         super().__post_init__()
-        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "a number of at least 0")
+        check_number("weight_decay", self.weight_decay, self.weight_decay >= 0, "a number of at least 0")
 
     def _transform(self) -> optax.GradientTransformation:
         return optax.chain(super()._transform(), optax.add_decayed_weights(self.weight_decay, decayed))
@@ -166,7 +80,7 @@ class SGD:
     max_grad_norm: float | None = None
 
     def __post_init__(self):
-        _check("momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
+        check_number("momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
         _check_max_grad_norm(self.max_grad_norm)
 
     def _transform(self) -> optax.GradientTransformation:
@@ -190,8 +104,8 @@ class Adafactor:
     max_grad_norm: float | None = None
 
     def __post_init__(self):
-        _check("clip", self.clip, self.clip > 0, "a positive number")
-        _check("factored_from", self.factored_from, self.factored_from >= 2, "at least 2")
+        check_number("clip", self.clip, self.clip > 0, "a positive number")
+        check_number("factored_from", self.factored_from, self.factored_from >= 2, "at least 2")
         _check_max_grad_norm(self.max_grad_norm)
 
     def _transform(self) -> optax.GradientTransformation:
@@ -220,7 +134,7 @@ class ExponentiatedGradient:
     maximum: float = 1e3
 
     def __post_init__(self):
-        _check("clip", self.clip, self.clip > 0, "a positive number")
+        check_number("clip", self.clip, self.clip > 0, "a positive number")
 
 
 Optimizer = Adam | AdamW | SGD | Adafactor
@@ -267,4 +181,4 @@ def decayed(params: PyTree) -> PyTree:
 
 def _check_max_grad_norm(value: float | None) -> None:
     if value is not None:
-        _check("max_grad_norm", value, value > 0, "a positive number, or None for no clipping")
+        check_number("max_grad_norm", value, value > 0, "a positive number, or None for no clipping")

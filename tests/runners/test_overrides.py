@@ -3,7 +3,8 @@
 import pytest
 
 from configs.llm import arithmetic
-from gempi_jax.runners.overrides import read_overrides, unescape
+from gempi_jax.runners.literals import unescape
+from gempi_jax.runners.overrides import read_overrides
 
 CONFIG = arithmetic.get_config("vmpo,quick").to_dict()
 

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from gempi_jax.training import optimizers
-from gempi_jax.training.optimizers import SGD, Adafactor, Adam, AdamW, Constant, Cosine, Linear, Schedule
+from gempi_jax.training import optimizers, schedules
+from gempi_jax.training.optimizers import SGD, Adafactor, Adam, AdamW
+from gempi_jax.training.schedules import Constant, Cosine, Linear, Schedule
 
 RATE = Schedule(0.1)
 
@@ -133,7 +134,7 @@ def test_settings_that_mean_nothing_are_refused(build, message):
 
 
 def test_exponentiated_gradients_know_no_unit_and_stop_at_their_maximum():
-    optimizer = optimizers.build(optimizers.ExponentiatedGradient(optimizers.Schedule(0.3), maximum=100.0), 10)
+    optimizer = optimizers.build(optimizers.ExponentiatedGradient(schedules.Schedule(0.3), maximum=100.0), 10)
 
     def step(price, gradient):
         updates, _ = optimizer.update(jnp.float32(gradient), optimizer.init(jnp.float32(price)), jnp.float32(price))
