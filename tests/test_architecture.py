@@ -11,6 +11,19 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES = sorted(path for folder in ("gempi_jax", "experiments", "configs") for path in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
+REBUILT = {
+    "configs/common.py",
+    "configs/llm/arithmetic.py",
+    "configs/llm/gsm8k.py",
+    "gempi_jax/runners/llm.py",
+    "gempi_jax/runners/phase.py",
+    "gempi_jax/runners/settings.py",
+    "gempi_jax/runners/world.py",
+    "gempi_jax/training/loop.py",
+    "gempi_jax/training/step.py",
+}
+"""Files that are being rebuilt and may be long until then; a line goes when its file fits."""
+
 
 def run(*command: str) -> None:
     """Runs a tool of this environment in the checkout; what it prints is the failure's text."""
@@ -33,14 +46,18 @@ def test_ruff_is_content(check):
     run("-m", "ruff", *check, "--no-cache", ".")
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if not relative(path).startswith("configs")], ids=relative)
+@pytest.mark.parametrize("path", [path for path in SOURCES if relative(path) not in REBUILT], ids=relative)
 def test_files_and_functions_fit_on_a_few_screens(path):
     text = path.read_text(encoding="utf-8")
     functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
-    long = {node.name: lines for node in functions if (lines := _lines_of_code(node)) > 70}
+    long = {node.name: lines for node in functions if (lines := _lines_of_code(node)) > 50}
 
-    assert len(text.splitlines()) <= 400, "split the file"
+    assert len(text.splitlines()) <= 250, "split the file"
     assert not long, "split these functions"
+
+
+def test_no_exception_outlives_its_file():
+    assert {relative(path) for path in SOURCES} >= REBUILT
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if relative(path).startswith("gempi_jax")], ids=relative)
