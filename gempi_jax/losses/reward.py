@@ -1,4 +1,4 @@
-"""The Bradley-Terry model of preferences, (5) and (8), and the reward model's loss L_R of section 8."""
+"""The Bradley-Terry model of preferences, (5) and (8), and the terms of the reward model's loss L_R of section 8."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import same_shape
 from gempi_jax.numerics.masked import real
-from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array
 
 
@@ -29,28 +28,26 @@ def reward_model_loss(
     weights: Float[Array, "*E"] | None = None,
     *,
     where: Bool[Array, "*E"] | None = None,
-    axis_name: AxisName = None,
-) -> Float[Array, ""]:
-    """L_R = -sum_i w_i log sigma(r_phi(y_w) - r_phi(y_l)) / sum_i w_i: binary cross-entropy, to be minimised.
+) -> Float[Array, "*E"]:
+    """-w_i log sigma(r_phi(y_w) - r_phi(y_l)) of each pair: binary cross-entropy.
 
-    Without weights the plain mean of section 8.  With responsibilities as weights it is a cluster's M-step; gaps and
-    weights of all clusters together, [U, P], give the expected log-likelihood of the mixture over its P pairs.
+    L_R is their sum, divided by the number of real pairs or, with weights, by the sum of the weights.  With
+    responsibilities as weights it is a cluster's M-step; gaps and weights of all clusters together, [U, P], give the
+    expected log-likelihood of the mixture over its P pairs.
 
     Args:
       reward_gaps: r_phi(x, y_w) - r_phi(x, y_l).
-      weights: w_i >= 0, detached here; pairs of weight 0 may hold anything.
-      where: the pairs that are real.
-      axis_name: mapped axes over which the pairs are spread.
+      weights: w_i >= 0, detached here; pairs of weight 0 may hold anything.  1 when ``None``.
+      where: the pairs that are real; 0 elsewhere.
 
     Raises:
       ValueError: where shapes disagree.
     """
     same_shape("reward_model_loss", reward_gaps=reward_gaps, weights=weights, where=where)
+    mask = real(reward_gaps, where)
     if weights is None:
-        mask = real(reward_gaps, where)
-        return -reductions.mean(bradley_terry(jnp.where(mask, reward_gaps, 0.0)), where=mask, axis_name=axis_name)
-    weights = reductions.detach(weights)
-    mask = real(reward_gaps, where) & (weights > 0)
-    total = reductions.sum(weights, where=mask, axis_name=axis_name)
-    terms = weights * bradley_terry(jnp.where(mask, reward_gaps, 0.0))
-    return -reductions.sum(terms, where=mask, axis_name=axis_name) / jnp.where(total > 0, total, 1.0)
+        weights = mask.astype(reward_gaps.dtype)
+    else:
+        mask = mask & (weights > 0)
+        weights = reductions.detach(jnp.where(mask, weights, 0.0))
+    return -weights * bradley_terry(jnp.where(mask, reward_gaps, 0.0))

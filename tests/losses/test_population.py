@@ -76,8 +76,8 @@ def test_they_are_numbers_for_the_m_step():
         return losses.responsibilities(losses.bradley_terry(gaps), ANNOTATORS)[ANNOTATORS].T
 
     assert not np.any(jax.jacobian(weights)(gaps))
-    slope = jax.grad(lambda x: losses.reward_model_loss(x, weights(x)))(gaps)
-    np.testing.assert_allclose(slope, -weights(gaps) * jax.nn.sigmoid(-gaps) / 4, rtol=1e-5)
+    slope = jax.grad(lambda x: jnp.sum(losses.reward_model_loss(x, weights(x))))(gaps)
+    np.testing.assert_allclose(slope, -weights(gaps) * jax.nn.sigmoid(-gaps), rtol=1e-5)
 
 
 def test_em_recovers_two_populations_and_their_shares():
@@ -90,7 +90,8 @@ def test_em_recovers_two_populations_and_their_shares():
     rewards, log_prior = jnp.array([0.1, -0.05]), jnp.log(jnp.array([0.5, 0.5]))
 
     def loss(rewards, weights):
-        return losses.reward_model_loss(rewards[:, None] * features[None], weights)
+        # Each pair's responsibilities sum to 1, so the weights sum to the number of pairs.
+        return jnp.sum(losses.reward_model_loss(rewards[:, None] * features[None], weights)) / features.size
 
     @jax.jit
     def iteration(rewards, log_prior):

@@ -28,6 +28,11 @@ def pairs(seed, number=6, scale=10.0):
     return jnp.asarray(scale * np.random.default_rng(seed).normal(size=(2, number)), jnp.float32)
 
 
+def total(loss):
+    """The sum of a loss's terms."""
+    return lambda *arrays, **options: jnp.sum(loss(*arrays, **options))
+
+
 def softplus(x):
     return np.logaddexp(0.0, np.asarray(x, np.float64))
 
@@ -35,16 +40,15 @@ def softplus(x):
 def test_values_by_hand():
     # Delta = 2 and -2, beta 1/2: h = 1 and -1, -log sigma(1) = 0.313262, -log sigma(-1) = 1.313262.
     chosen, rejected = jnp.array([3.0, -1.0]), jnp.array([1.0, 1.0])
-    np.testing.assert_allclose(losses.dpo_loss(chosen, rejected, 0.5), 0.813262, rtol=1e-5)
+    np.testing.assert_allclose(losses.dpo_loss(chosen, rejected, 0.5), [0.313262, 1.313262], rtol=1e-5)
     # (2 - 1)^2 and (-2 - 1)^2.
-    np.testing.assert_allclose(losses.ipo_loss(chosen, rejected, 0.5), 5.0, rtol=1e-6)
+    np.testing.assert_allclose(losses.ipo_loss(chosen, rejected, 0.5), [1.0, 9.0], rtol=1e-6)
     # e = 1/4: (0.75 a - 0.25 b) / 0.5 with (a, b) = (0.313262, 1.313262) and swapped: -0.186738 and 1.813262.
-    np.testing.assert_allclose(losses.robust_dpo_loss(chosen, rejected, 0.5, 0.25), 0.813262, rtol=1e-5)
-    one = losses.robust_dpo_loss(chosen[:1], rejected[:1], 0.5, 0.25)
-    np.testing.assert_allclose(one, -0.186738, rtol=1e-5)
-    # 0.75 a + 0.25 b = 0.563262.
-    smooth = losses.conservative_dpo_loss(chosen[:1], rejected[:1], 0.5, 0.25)
-    np.testing.assert_allclose(smooth, 0.563262, rtol=1e-5)
+    robust = losses.robust_dpo_loss(chosen, rejected, 0.5, 0.25)
+    np.testing.assert_allclose(robust, [-0.186738, 1.813262], rtol=1e-5)
+    # 0.75 a + 0.25 b = 0.563262, and 0.75 b + 0.25 a = 1.063262.
+    smooth = losses.conservative_dpo_loss(chosen, rejected, 0.5, 0.25)
+    np.testing.assert_allclose(smooth, [0.563262, 1.063262], rtol=1e-5)
 
 
 @given(SEEDS, BETAS)
@@ -52,7 +56,7 @@ def test_dpo_in_float64_and_as_the_reward_models_loss_on_implicit_rewards(seed, 
     chosen, rejected = pairs(seed)
     found = losses.dpo_loss(chosen, rejected, beta)
     gaps = beta * (np.asarray(chosen, np.float64) - np.asarray(rejected))
-    np.testing.assert_allclose(found, np.mean(softplus(-gaps)), rtol=1e-4, atol=1e-30)
+    np.testing.assert_allclose(found, softplus(-gaps), rtol=1e-4, atol=1e-30)
     # (5) is (8) of the implicit rewards (4): L_R on them is L_DPO.
     rewards = (losses.implicit_reward(x, jnp.zeros(6), beta) for x in (chosen, rejected))
     np.testing.assert_allclose(losses.reward_model_loss(next(rewards) - next(rewards)), found, rtol=1e-5, atol=1e-30)
@@ -67,8 +71,8 @@ def test_rdpo_is_unbiased_for_the_clean_loss(seed, noise):
         probability = np.prod([noise if flip else 1 - noise for flip in flips])
         flipped = jnp.array(flips)
         seen = jnp.where(flipped, rejected, chosen), jnp.where(flipped, chosen, rejected)
-        expected += probability * float(losses.robust_dpo_loss(*seen, 0.5, noise))
-    np.testing.assert_allclose(expected, losses.dpo_loss(chosen, rejected, 0.5), rtol=1e-4, atol=1e-6)
+        expected += probability * np.asarray(losses.robust_dpo_loss(*seen, 0.5, noise))
+    np.testing.assert_allclose(expected, losses.dpo_loss(chosen, rejected, 0.5), rtol=1e-4, atol=1e-5)
 
 
 def test_without_noise_all_three_are_dpo():
@@ -86,7 +90,7 @@ def test_optimum_of_ipo(frequency):
     def loss(margin):
         zero = jnp.zeros((1,))
         either = losses.ipo_loss(margin[None], zero, beta), losses.ipo_loss(zero, margin[None], beta)
-        return frequency * either[0] + (1 - frequency) * either[1]
+        return frequency * either[0][0] + (1 - frequency) * either[1][0]
 
     slope, curvature = jax.grad(loss)(jnp.float32(best)), jax.grad(jax.grad(loss))(jnp.float32(best))
     np.testing.assert_allclose([slope, curvature], [0.0, 2.0], atol=1e-5)
@@ -95,9 +99,9 @@ def test_optimum_of_ipo(frequency):
 def test_optimum_of_cdpo():
     # sigma(h) = 1 - e, here log 4 / beta; DPO still pulls there.
     margin = jnp.full((1,), np.log(4.0) / 0.5, jnp.float32)
-    slope = jax.grad(losses.conservative_dpo_loss)(margin, jnp.zeros((1,)), 0.5, 0.2)
+    slope = jax.grad(total(losses.conservative_dpo_loss))(margin, jnp.zeros((1,)), 0.5, 0.2)
     np.testing.assert_allclose(slope, 0.0, atol=1e-7)
-    assert jax.grad(losses.dpo_loss)(margin, jnp.zeros((1,)), 0.5)[0] < -0.05
+    assert jax.grad(total(losses.dpo_loss))(margin, jnp.zeros((1,)), 0.5)[0] < -0.05
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -105,18 +109,19 @@ def test_padding_may_hold_anything(name):
     chosen, rejected = pairs(1, 3, 1.0)
     where = jnp.array([True, True, True, False, False])
     junk = jnp.array([-jnp.inf, jnp.nan])
-    value_and_grad = jax.value_and_grad(LOSSES[name], argnums=(0, 1))
-    value, gradients = value_and_grad(jnp.append(chosen, junk), jnp.append(rejected, junk), 0.3, where=where)
-    alone, expected = value_and_grad(chosen, rejected, 0.3)
-    np.testing.assert_allclose(value, alone, rtol=1e-6)
-    for found, gradient in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(found, np.append(gradient, [0.0, 0.0]), rtol=1e-6)
+    padded = jnp.append(chosen, junk), jnp.append(rejected, junk)
+    terms = LOSSES[name](*padded, 0.3, where=where)
+    np.testing.assert_allclose(terms, np.append(LOSSES[name](chosen, rejected, 0.3), [0.0, 0.0]), rtol=1e-6)
+    gradient = jax.grad(total(LOSSES[name]), argnums=(0, 1))
+    gradients, expected = gradient(*padded, 0.3, where=where), gradient(chosen, rejected, 0.3)
+    for found, alone in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(found, np.append(alone, [0.0, 0.0]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_extreme_margins_stay_finite(name):
     chosen, rejected = jnp.array([1e4, -1e4]), jnp.array([-1e4, 1e4])
-    value, gradient = jax.value_and_grad(LOSSES[name])(chosen, rejected, 1.0)
+    value, gradient = jax.value_and_grad(total(LOSSES[name]))(chosen, rejected, 1.0)
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
 
