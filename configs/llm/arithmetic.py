@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         batch_prompts=32,
         num_generations=1,
         max_completion_length=21,
-        num_updates=1,
+        updates_per_epoch=1,
         baseline="zero",
         optimizer={"learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 20},
     )
@@ -49,7 +49,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         max_completion_length=21,
         # Three eighths of the prompts hold nearly all of the weight: most others are all right or all wrong.
         m_step_fraction=0.375,
-        num_updates=4,
+        updates_per_epoch=4,
         # A reference that trails the policy by about five iterations keeps the first of them, where duals and Adam know
         # nothing yet, from undoing what SFT has learned; it pays for a wider trust region and a rate that stays up.
         # RL-EM knows no trust region that it could stay within: it takes its own samples, not those of older policies.
@@ -104,7 +104,7 @@ def shrink(config: ConfigDict) -> None:
                 "batch_prompts": 8,
                 "num_generations": 4,
                 "m_step_fraction": 0.5 if config.rl.m_step_fraction < 1 else 1.0,
-                "num_updates": 2,
+                "updates_per_epoch": 2,
                 "eval_every": 2,
             }
         )

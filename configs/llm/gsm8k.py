@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         batch_prompts=32,
         num_generations=1,
         max_completion_length=320,
-        num_updates=1,
+        updates_per_epoch=1,
         num_microbatches=4,
         baseline="zero",
         optimizer={"learning_rate": 1e-4, "schedule": "cosine", "warmup_steps": 20},
@@ -75,7 +75,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 "batch_prompts": 4,
                 "num_generations": 2,
                 "max_completion_length": 16,
-                "num_updates": 2,
+                "updates_per_epoch": 2,
                 "num_microbatches": 1,
             }
         )

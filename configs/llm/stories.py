@@ -46,7 +46,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 "batch_prompts": 4,
                 "num_generations": 2,
                 "max_completion_length": 8,
-                "num_updates": 2,
+                "updates_per_epoch": 2,
             }
         )
     return config.lock()

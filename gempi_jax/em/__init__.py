@@ -4,6 +4,21 @@
 weights and log-probabilities into a loss.  Everything they are made of is exported on its own; nothing knows a trainer.
 """
 
+from gempi_jax.em.choices import (
+    Anchor,
+    Dual,
+    Fixed,
+    Identity,
+    Level,
+    Reduction,
+    Scope,
+    Score,
+    Signed,
+    Solved,
+    Tilted,
+    TopK,
+    Weighting,
+)
 from gempi_jax.em.diagnostics import (
     anchor_kl,
     chi_squared,
@@ -14,20 +29,28 @@ from gempi_jax.em.diagnostics import (
 )
 from gempi_jax.em.duals import project_duals, temperature_dual
 from gempi_jax.em.e_step import e_step
-from gempi_jax.em.m_step import dual_budgets, initial_multipliers, m_step, trust_region_loss, weighted_nll
+from gempi_jax.em.m_step import (
+    dual_budgets,
+    initial_multipliers,
+    m_step,
+    trust_region_loss,
+    weighted_nll,
+)
 from gempi_jax.em.mixture import anchor_log_ratios, importance_log_weights, log_partition, normalize_weights
 from gempi_jax.em.projection import (
     Constraint,
     ExactDivergence,
     GaussianDivergence,
     Penalty,
+    Projection,
     SampledDivergence,
     TokenDivergence,
     Unconstrained,
 )
-from gempi_jax.em.spec import Anchor, Dual, Fixed, GempiSpec, Identity, Reduction, Scope, Score, Solved, TopK
+from gempi_jax.em.spec import GempiSpec
 from gempi_jax.em.target import sampled_divergences, solve_target, target_log_weights
 from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
+from gempi_jax.em.transforms import Given, GroupStandardized, LeaveOneOut, Standardized, Transform
 from gempi_jax.numerics.selection import top_k_mask
 
 __all__ = [
@@ -38,17 +61,27 @@ __all__ = [
     "Fixed",
     "GaussianDivergence",
     "GempiSpec",
+    "Given",
+    "GroupStandardized",
     "Identity",
+    "LeaveOneOut",
+    "Level",
     "Penalty",
+    "Projection",
     "Reduction",
     "SampledDivergence",
     "Scope",
     "Score",
+    "Signed",
     "Solved",
+    "Standardized",
     "TemperatureSolution",
+    "Tilted",
     "TokenDivergence",
     "TopK",
+    "Transform",
     "Unconstrained",
+    "Weighting",
     "anchor_kl",
     "anchor_log_ratios",
     "chi_squared",

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 
 from gempi_jax.contracts import Samples
 from gempi_jax.em import mixture
-from gempi_jax.em.spec import GempiSpec, Scope, TopK
+from gempi_jax.em.choices import Scope
+from gempi_jax.em.spec import GempiSpec
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import LARGEST
 from gempi_jax.numerics.masked import real, telling
@@ -52,19 +53,19 @@ def check(spec: GempiSpec, samples: Samples) -> None:
             f"anchor_log_probs {samples.anchor_log_probs.shape} must be {expected}: one row for each of the anchors "
             f"{spec.policies}, in this order."
         )
-    for name in ("mask", "tie_break", "signal"):
+    for name in ("mask", "rewards", "signal"):
         value = getattr(samples, name)
         if value is not None and value.shape != shape:
             raise ValueError(f"{name} {value.shape} must have the advantages' shape {shape}.")
     if spec.scope is Scope.GROUP and len(shape) < 2:
-        raise ValueError(f"Scope.GROUP needs advantages [..., G, K] with the K samples of a group last, not {shape}.")
+        raise ValueError(f"Scope.GROUP needs advantages [G, K, ...], a group behind each unit of axis 0, not {shape}.")
 
 
 def _signal(
     spec: GempiSpec, given: Array | None, advantages: Array, where: Array, axis_name: AxisName
 ) -> Bool[Array, "*E"]:
     """The real samples that tell something; all of them where nothing is compared, as among demonstrations."""
-    if not spec.anchors and not isinstance(spec.filter, TopK):
+    if not spec.weighs_rewards:
         return where
     kept = where if given is None else where & given
     within = axis_name if spec.scope_axis is None else None

@@ -7,14 +7,17 @@ from jaxtyping import Bool, Float
 from gempi_jax.contracts import Metric, Samples, Target
 from gempi_jax.em import diagnostics, mixture
 from gempi_jax.em.batch import Batch, check, clean
+from gempi_jax.em.choices import Dual, Fixed, Scope, Score, Signed, Tilted, TopK
 from gempi_jax.em.duals import MINIMUM, temperature_dual
 from gempi_jax.em.filtering import select
 from gempi_jax.em.metrics import anchor_metrics, sample_metrics, scope_metrics, truncation
-from gempi_jax.em.spec import Dual, Fixed, GempiSpec, Scope, Score, TopK
+from gempi_jax.em.spec import GempiSpec
 from gempi_jax.em.target import sampled_divergences, target_log_weights
 from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
+from gempi_jax.em.transforms import grouped
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import LARGEST
+from gempi_jax.numerics.masked import telling
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.types import Array, Duals
 
@@ -63,7 +66,7 @@ def _coefficients(
     return solution.coefficients, solution
 
 
-def _filter(spec: GempiSpec, duals: Duals, batch: Batch, tie_break: Array | None, axis_name: AxisName):
+def _filter(spec: GempiSpec, duals: Duals, batch: Batch, rewards: Array | None, axis_name: AxisName):
     """S; by log-weight it needs a temperature first, which is then solved on all real samples."""
     log_weights = batch.advantages
     if isinstance(spec.filter, TopK) and spec.filter.score is Score.LOG_WEIGHT:
@@ -72,7 +75,7 @@ def _filter(spec: GempiSpec, duals: Duals, batch: Batch, tie_break: Array | None
         options = {"axis": spec.scope_axis, "axis_name": axis_name if spec.scope_axis is None else None}
         # log q*/b, which samples of different scopes share.
         log_weights = log_weights - mixture.log_partition(log_weights, where=batch.where, keepdims=True, **options)
-    tie_break = None if tie_break is None else reductions.detach(tie_break)
+    tie_break = None if rewards is None else reductions.detach(rewards)
     return select(
         spec.filter, batch.advantages, log_weights, where=batch.where, tie_break=tie_break, axis_name=axis_name
     )
@@ -127,21 +130,48 @@ def _dual_loss(
 
 def _weights(spec: GempiSpec, log_weights: Array, normalized: Array, selected: Array, number: Array) -> Array:
     """Normalised over the batch, to 1/G by group, or min(exp(l), clip) / N."""
-    if spec.scope is Scope.NONE:
+    if spec.scope is Scope.UNNORMALIZED:
         # exp overflows beyond 88 nats; what is beyond is a weight that a clip should have caught.
         bounded = jnp.minimum(log_weights, 80.0 if spec.weight_clip is None else jnp.log(spec.weight_clip))
         return jnp.where(selected, jnp.exp(jnp.where(selected, bounded, 0.0)), 0.0) / jnp.maximum(number, 1.0)
     return normalized
 
 
+def _prepared(spec: GempiSpec, samples: Samples, axis_name: AxisName) -> Samples:
+    """Advantages by the transform; where groups are compared, with their examples in one axis."""
+    if spec.transform.by_group:
+        rewards, mask = grouped(samples)
+        tells = telling(rewards, where=mask, axis=-1).reshape(samples.advantages.shape)
+        samples = samples._replace(signal=tells if samples.signal is None else tells & samples.signal)
+    samples = samples._replace(advantages=reductions.detach(spec.transform(samples, axis_name)))
+    if spec.scope is Scope.GROUP:
+        leading = len(spec.anchors), samples.advantages.shape[0]
+        flat = {n: None if x is None else x.reshape(leading[1], -1) for n, x in per_example(samples).items()}
+        samples = samples._replace(anchor_log_probs=samples.anchor_log_probs.reshape(*leading, -1), **flat)
+    return samples
+
+
+def per_example(samples: Samples) -> dict[str, Array | None]:
+    """The fields with one number for each example."""
+    names = "advantages", "sampler_log_probs", "mask", "rewards", "signal"
+    return {name: getattr(samples, name) for name in names}
+
+
+def _importance(spec: GempiSpec, weights: Float[Array, "*E"]) -> Float[Array, "G"] | None:
+    """Each unit's share of the weight; ``None`` where all units weigh the same, so that none can be left out."""
+    if not spec.weighs_rewards or spec.scope is Scope.GROUP:
+        return None
+    return jnp.sum(jnp.abs(weights).reshape(weights.shape[0], -1), axis=1)
+
+
 def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisName = None) -> Target:
-    """The E-step (22)-(25) and (27)-(28): filter, temperatures, weights, dual, diagnostics.
+    """The E-step (22)-(25) and (27)-(28): transform, filter, temperatures, weights, dual, diagnostics.
 
     Args:
       spec: the tuple.
       duals: ``{"temperature": [m]}`` when temperatures are dual-adaptive, else unread.
-      samples: a global batch [*E], or the local part of one spread over ``axis_name``.  By groups the last axis holds
-        the samples of a group.  Samples that are not a number, or beyond 1e15, are left out and counted in
+      samples: a global batch [*E], or the local part of one spread over ``axis_name``.  By groups all that follows
+        axis 0 is a group.  Samples that are not a number, or beyond 1e15, are left out and counted in
         ``estep/invalid_samples``; temperatures among the duals that are not positive numbers become 1e-8 and are
         counted in ``estep/invalid_duals``.  Samples that tell nothing apart have no weight, see
         :mod:`gempi_jax.em.batch`; ``estep/flat_batch`` and ``estep/flat_groups``, a share, count them.
@@ -155,17 +185,35 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
       ValueError: where shapes disagree.
     """
     check(spec, samples)
+    shape = samples.advantages.shape
+    samples = _prepared(spec, samples, axis_name)
     batch = clean(spec, samples, axis_name)
-    selected = _filter(spec, reductions.detach(duals), batch, samples.tie_break, axis_name)
+    by_weighting = {Tilted: _tilted, Signed: _signed}
+    weights, dual_loss, metrics = by_weighting[type(spec.weighting)](spec, duals, samples, batch, axis_name)
+    # Not even the weight of one sample: none tells anything, or none is possible.
+    signal = reductions.count(weights != 0, axis_name=axis_name) > 0
+    weights = reductions.detach(weights).reshape(shape)
+    metrics = {f"estep/{name}": Metric.of(value) for name, value in reductions.detach(metrics).items()}
+    dual_loss = jnp.where(signal, dual_loss, 0.0)
+    return Target({"weights": weights}, dual_loss, metrics, signal, _importance(spec, weights))
+
+
+def _signed(spec: GempiSpec, duals: Duals, samples: Samples, batch: Batch, axis_name: AxisName):
+    """w_i = A_i / N over the N real samples, those that tell nothing included: the mean of A_i grad log pi(y_i)."""
+    weights = jnp.where(batch.where, batch.advantages, 0.0) / jnp.maximum(batch.number, 1.0)
+    return weights, jnp.zeros(()), batch.metrics
+
+
+def _tilted(spec: GempiSpec, duals: Duals, samples: Samples, batch: Batch, axis_name: AxisName):
+    """Weights of q*, the dual's value, and ``estep/*``."""
+    selected = _filter(spec, reductions.detach(duals), batch, samples.rewards, axis_name)
     coefficients, solution = _coefficients(spec, duals, batch, selected, axis_name)
     log_weights, shift = _log_weights(spec, batch, reductions.detach(coefficients), selected, axis_name)
     selected, log_weights = jax.lax.optimization_barrier((selected, log_weights))
     scope = diagnostics.scoped(log_weights, where=selected, axis=spec.scope_axis, axis_name=axis_name)
     weights = _weights(spec, log_weights + shift, scope.weights, selected, batch.number)
-    # Not even the weight of one sample: none tells anything, or none is possible.
-    signal = reductions.count(weights > 0, axis_name=axis_name) > 0
     shares = scope.weights
-    if spec.scope is Scope.NONE:
+    if spec.scope is Scope.UNNORMALIZED:
         total = reductions.sum(weights, axis_name=axis_name)
         shares = weights / jnp.where(total > 0, total, 1.0)
     dual_loss = _dual_loss(spec, coefficients, batch, log_weights, selected, axis_name)
@@ -183,6 +231,12 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
         if not spec.closed_form:
             whole, _ = _log_weights(spec, batch, coefficients, batch.where, axis_name)
         metrics["truncation_mass"] = truncation(spec, batch, whole, selected, axis_name)
+    return weights, dual_loss, metrics | _temperature_metrics(spec, duals, solution)
+
+
+def _temperature_metrics(spec: GempiSpec, duals: Duals, solution: TemperatureSolution | None) -> dict[str, Array]:
+    """Whether budgets can be met, and what among the duals is no temperature."""
+    metrics = {}
     if isinstance(spec.temperature, Dual):
         given = duals["temperature"]
         metrics["invalid_duals"] = jnp.sum(~((given > 0) & (given < jnp.inf)))
@@ -191,5 +245,4 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
         metrics["shortfall"] = solution.shortfall
         metrics["saturated"] = solution.saturated
         metrics["solver_iterations"] = solution.num_iterations
-    metrics = {f"estep/{name}": Metric.of(value) for name, value in reductions.detach(metrics).items()}
-    return Target(reductions.detach(weights), jnp.where(signal, dual_loss, 0.0), metrics, signal)
+    return metrics

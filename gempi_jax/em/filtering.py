@@ -2,7 +2,7 @@
 
 from jaxtyping import Bool, Float
 
-from gempi_jax.em.spec import Identity, Score, TopK
+from gempi_jax.em.choices import Identity, Score, TopK
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.numerics.selection import top_k_mask
 from gempi_jax.types import Array

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from gempi_jax.contracts import Evaluation, LossOutput, Metric, Target
+from gempi_jax.em.choices import Dual, Reduction
 from gempi_jax.em.duals import MINIMUM
-from gempi_jax.em.projection import Constraint, Penalty, Unconstrained
-from gempi_jax.em.spec import Dual, GempiSpec, Reduction
+from gempi_jax.em.projection import Constraint, Penalty, Projection, Unconstrained
+from gempi_jax.em.spec import GempiSpec
 from gempi_jax.numerics import reductions
 from gempi_jax.types import Array, Duals
 
@@ -27,7 +28,7 @@ def weighted_nll(
 
     Args:
       token_log_probs: log pi_theta of each term, nats.
-      weights: w_i >= 0, detached by whoever made them.
+      weights: w_i, detached by whoever made them.
       token_mask: the terms that carry loss: up to and including the end token, no prompt.
       reduction: ``"sum"`` over an example's terms, as in (29), or their ``"mean"``.
 
@@ -44,7 +45,7 @@ def weighted_nll(
     if Reduction(reduction) is Reduction.MEAN:
         log_probs = log_probs / jnp.maximum(jnp.sum(token_mask, axis=-1), 1).astype(log_probs.dtype)
     # 0 * -inf would be NaN: an example without weight has no likelihood to lose.
-    return -jnp.sum(jnp.where(weights > 0, weights * jnp.where(weights > 0, log_probs, 0.0), 0.0))
+    return -jnp.sum(jnp.where(weights != 0, weights * jnp.where(weights != 0, log_probs, 0.0), 0.0))
 
 
 def trust_region_loss(
@@ -61,10 +62,12 @@ def trust_region_loss(
     return multiplier * (budget - reductions.detach(divergence)) + reductions.detach(multiplier) * divergence
 
 
-def _check(spec: GempiSpec, target: Target, evaluation: Evaluation) -> None:
+def check_evaluation(projection: Projection, target: Target, evaluation: Evaluation) -> None:
+    """Says at trace time which shape of an evaluation is wrong, or which part of the divergence is missing."""
     shape = evaluation.log_probs.shape
-    if target.weights.shape != shape[:-1]:
-        raise ValueError(f"weights {target.weights.shape} must be the examples of log_probs {shape} (terms come last).")
+    for name, values in target.examples.items():
+        if values.shape[0] != shape[0]:
+            raise ValueError(f"target.examples[{name!r}] {values.shape} must have the units of {shape} in axis 0.")
     if evaluation.mask.shape != shape:
         raise ValueError(f"mask {evaluation.mask.shape} must have the shape of log_probs {shape}.")
     for part, values in evaluation.divergence.items():
@@ -72,11 +75,11 @@ def _check(spec: GempiSpec, target: Target, evaluation: Evaluation) -> None:
             raise ValueError(
                 f"divergence {part!r} {values.shape} must have the shape of log_probs {shape}, one per term."
             )
-    parts = () if isinstance(spec.projection, Unconstrained) else spec.projection.divergence.parts
+    parts = () if isinstance(projection, Unconstrained) else projection.divergence.parts
     if set(parts) - set(evaluation.divergence):
         raise ValueError(
-            f"Evaluation.divergence has {sorted(evaluation.divergence)}, but {type(spec.projection).__name__} needs "
-            f"{sorted(parts)}: evaluate D_M(pi_k || pi_theta) with Method.trust_region."
+            f"Evaluation.divergence has {sorted(evaluation.divergence)}, but {type(projection).__name__} needs "
+            f"{sorted(parts)}: evaluate D_M(pi_k || pi_theta) as Method.needs.trust_region says."
         )
 
 
@@ -88,29 +91,28 @@ def _multiplier(duals: Duals, part: str) -> Float[Array, ""]:
     return jnp.where(duals[name] >= MINIMUM, duals[name], MINIMUM)
 
 
-def m_step(spec: GempiSpec, duals: Duals, target: Target, evaluation: Evaluation) -> LossOutput:
-    """The M-step (26) on one part (micro-batch, device) of an update; losses of the parts add up to the update's.
+def likelihood(spec: GempiSpec, target: Target, evaluation: Evaluation) -> LossOutput:
+    """The weighted likelihood (29) of one part of an update."""
+    if target.weights.shape != evaluation.log_probs.shape[:-1]:
+        raise ValueError(
+            f"weights {target.weights.shape} must be the examples of log_probs {evaluation.log_probs.shape} (terms "
+            "come last)."
+        )
+    weights = reductions.detach(target.weights)
+    nll = weighted_nll(evaluation.log_probs, weights, evaluation.mask, reduction=spec.reduction)
+    share = jnp.asarray(evaluation.counts.share, nll.dtype)
+    return LossOutput(nll / share, {"mstep/nll": reductions.detach(Metric(nll / share, jnp.sum(weights) / share))})
+
+
+def projection_loss(projection: Projection, duals: Duals, evaluation: Evaluation) -> LossOutput:
+    """gamma D_M of (26), or the Lagrangian (2), on one part of an update; 0 where nothing constrains.
 
     The divergence is averaged over all terms of the update, not over the selected ones (V-MPO, equation 5); the
     constant alpha eps of (2) enters in proportion to the part's share of the terms.
-
-    Args:
-      spec: the tuple.
-      duals: ``{"multiplier/<part>": alpha}`` for a constraint, else unread.
-      target: of the E-step; its weights sliced like the evaluation.
-      evaluation: of pi_theta on the same examples.
-
-    Raises:
-      ValueError: where shapes or parts of the divergence disagree.
     """
-    _check(spec, target, evaluation)
-    weights = reductions.detach(target.weights)
-    nll = weighted_nll(evaluation.log_probs, weights, evaluation.mask, reduction=spec.reduction)
-    metrics = {"mstep/nll": Metric(nll, jnp.sum(weights))}
-    loss = nll
+    loss, metrics = jnp.zeros(()), {}
     terms = jnp.sum(evaluation.mask).astype(jnp.float32)
-    total = jnp.maximum(evaluation.num_terms, 1.0)
-    projection = spec.projection
+    total = jnp.maximum(evaluation.counts.terms, 1.0)
     for part in () if isinstance(projection, Unconstrained) else projection.divergence.parts:
         summed = jnp.sum(evaluation.divergence[part], where=evaluation.mask)
         suffix = "" if len(projection.divergence.parts) == 1 else f"/{part}"
@@ -125,6 +127,30 @@ def m_step(spec: GempiSpec, duals: Duals, target: Target, evaluation: Evaluation
             metrics[f"mstep/kl_over_budget{suffix}"] = Metric(summed / budget, terms)
         metrics[f"mstep/multiplier{suffix}"] = Metric(multiplier * terms, terms)
     return LossOutput(loss, reductions.detach(metrics))
+
+
+def m_step(spec: GempiSpec, duals: Duals, target: Target, evaluation: Evaluation) -> LossOutput:
+    """The M-step (26) on one part (micro-batch, device) of an update; losses of the parts add up to the update's.
+
+    Args:
+      spec: the tuple.
+      duals: ``{"multiplier/<part>": alpha}`` for a constraint, else unread.
+      target: of the E-step; its examples sliced like the evaluation.
+      evaluation: of pi_theta on the same examples.
+
+    Raises:
+      ValueError: where shapes or parts of the divergence disagree.
+    """
+    check_evaluation(spec.projection, target, evaluation)
+    return add(likelihood(spec, target, evaluation), projection_loss(spec.projection, duals, evaluation))
+
+
+def add(*losses: LossOutput) -> LossOutput:
+    """The sum of losses, with the metrics of all."""
+    metrics: dict[str, Metric] = {}
+    for each in losses:
+        metrics |= each.metrics
+    return LossOutput(sum(each.loss for each in losses), metrics)
 
 
 def initial_multipliers(spec: GempiSpec) -> Duals:

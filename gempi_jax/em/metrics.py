@@ -4,8 +4,9 @@ import jax.numpy as jnp
 
 from gempi_jax.em import diagnostics
 from gempi_jax.em.batch import Batch
+from gempi_jax.em.choices import Scope
 from gempi_jax.em.diagnostics import Scoped
-from gempi_jax.em.spec import GempiSpec, Scope
+from gempi_jax.em.spec import GempiSpec
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.divergences import KL
 from gempi_jax.numerics.reductions import AxisName
@@ -44,7 +45,7 @@ def scope_metrics(
     """log Z-hat, of log-weights that lack ``shift``, and its bias -chi^2 / (2 k) where that is not the batch's."""
     log_z = scope.log_partition + jnp.where(scope.live, shift, 0.0)
     values = {"log_partition": scope.over_scopes(log_z)}
-    if spec.scope is Scope.NONE:
+    if spec.scope is Scope.UNNORMALIZED:
         bias = diagnostics.log_partition_bias(scope.weights, where=selected, axis_name=axis_name)
         values["log_partition_bias"] = bias
     if spec.scope is Scope.GROUP:

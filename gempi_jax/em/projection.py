@@ -55,6 +55,9 @@ class GaussianDivergence:
         return ("mean", "covariance")
 
 
+SNAPSHOTS = ("old", "ref")
+"""The frozen policies that a world keeps: pi_t, and what training started from."""
+
 TokenDivergence = ExactDivergence | SampledDivergence | GaussianDivergence
 
 
@@ -63,6 +66,13 @@ def _measured(divergence: object, name: str) -> None:
         isinstance(divergence, TokenDivergence),
         f"{name}.divergence is {divergence!r}: say how it is measured, as in ExactDivergence(numerics.categorical_kl), "
         "SampledDivergence(numerics.k3) or GaussianDivergence(numerics.gaussian_kl).",
+    )
+
+
+def _towards(policy: object, name: str) -> None:
+    require(
+        policy in SNAPSHOTS,
+        f"{name}.towards is {policy!r}: give a snapshot that worlds keep, 'old' or 'ref'.",
     )
 
 
@@ -78,13 +88,16 @@ class Penalty:
     Attributes:
       coefficient: gamma > 0.
       divergence: D_M per term.
+      towards: the snapshot that the policy is held near: pi_t (``"old"``) or pi_ref (``"ref"``).
     """
 
     coefficient: float
     divergence: TokenDivergence
+    towards: str = "old"
 
     def __post_init__(self):
         _measured(self.divergence, "Penalty")
+        _towards(self.towards, "Penalty")
         positive(self.coefficient, "Penalty.coefficient", "gamma (use Unconstrained() for gamma = 0)")
 
 
@@ -101,14 +114,17 @@ class Constraint:
       budget: eps_M > 0, nats per term; of a Gaussian policy one for each of (mean, covariance).
       divergence: D_M per term.
       initial: the multiplier alpha at the start (V-MPO: 5 for discrete actions, 1 for both parts of a Gaussian).
+      towards: the snapshot that the policy is held near: pi_t (``"old"``) or pi_ref (``"ref"``).
     """
 
     budget: float | tuple[float, ...]
     divergence: TokenDivergence
     initial: float | tuple[float, ...] = 5.0
+    towards: str = "old"
 
     def __post_init__(self):
         _measured(self.divergence, "Constraint")
+        _towards(self.towards, "Constraint")
         parts = self.divergence.parts
         for name, value in (("budget", self.budget), ("initial", self.initial)):
             require(
@@ -127,3 +143,7 @@ class Constraint:
     def initial_multipliers(self) -> dict[str, float]:
         """alpha at the start, by part of the divergence."""
         return _per_part(self.initial, self.divergence)
+
+
+Projection = Unconstrained | Penalty | Constraint
+"""The M-step's part of the tuple: D_M with nothing, a price, or a budget."""

@@ -1,12 +1,30 @@
 """Named algorithms: each a few lines over the tuple."""
 
 from gempi_jax.methods.awr import awr
-from gempi_jax.methods.base import Method
+from gempi_jax.methods.base import Critic, Method, Needs, TrustRegion
+from gempi_jax.methods.critic import with_critic
 from gempi_jax.methods.dar import at_dar, dar, dar_tr, top_k_dar
-from gempi_jax.methods.gempi import from_spec
+from gempi_jax.methods.gempi import Fit, from_spec
 from gempi_jax.methods.rl_em import rl_em
 from gempi_jax.methods.sft import sft
 from gempi_jax.methods.table import METHODS
 from gempi_jax.methods.vmpo import vmpo
 
-__all__ = ["METHODS", "Method", "at_dar", "awr", "dar", "dar_tr", "from_spec", "rl_em", "sft", "top_k_dar", "vmpo"]
+__all__ = [
+    "METHODS",
+    "Critic",
+    "Fit",
+    "Method",
+    "Needs",
+    "TrustRegion",
+    "at_dar",
+    "awr",
+    "dar",
+    "dar_tr",
+    "from_spec",
+    "rl_em",
+    "sft",
+    "top_k_dar",
+    "vmpo",
+    "with_critic",
+]

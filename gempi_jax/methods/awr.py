@@ -7,7 +7,7 @@ from gempi_jax.numerics import KL, FDivergence
 
 
 def awr(
-    beta: float = 1.0,
+    beta: float = 0.2,
     *,
     divergence: FDivergence = KL,
     weight_clip: float | None = 20.0,
@@ -22,4 +22,4 @@ def awr(
       reduction: sum or mean over an example's terms.
     """
     anchors = (Anchor("old", beta, divergence=divergence),)
-    return from_spec(GempiSpec(anchors, scope=Scope.NONE, weight_clip=weight_clip, reduction=reduction))
+    return from_spec(GempiSpec(anchors, scope=Scope.UNNORMALIZED, weight_clip=weight_clip, reduction=reduction))

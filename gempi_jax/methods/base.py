@@ -4,35 +4,103 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from jaxtyping import PyTree
+
 from gempi_jax.contracts import Evaluation, LossOutput, Samples, Target
-from gempi_jax.em.projection import TokenDivergence
-from gempi_jax.types import Duals
+from gempi_jax.em import Level, TokenDivergence
+from gempi_jax.types import Array, Duals
+
+
+class TrustRegion(NamedTuple):
+    """D_M that the world is to measure.
+
+    Attributes:
+      divergence: of the snapshot and pi_theta, per term.
+      towards: the snapshot: ``"old"`` (pi_t) or ``"ref"``.
+    """
+
+    divergence: TokenDivergence
+    towards: str = "old"
+
+
+class Critic(NamedTuple):
+    """What a world needs to know of a critic; :func:`gempi_jax.methods.with_critic` makes one.
+
+    Attributes:
+      estimator: makes advantages and value targets, see :mod:`gempi_jax.numerics.advantages`.
+      detached: whether the value head reads the policy's states without moving them.
+    """
+
+    estimator: Callable[..., tuple[Array, Array]]
+    detached: bool = True
+
+
+class Needs(NamedTuple):
+    """What the world must provide for a method.
+
+    Attributes:
+      anchors: the frozen policies whose log-probs ``Samples.anchor_log_probs`` must hold, in order.
+      trust_region: D_M of ``Evaluation.divergence``; ``None`` when the M-step is unconstrained.
+      level: what an example is.
+      rewards: whether weights depend on the rewards; those of demonstrations alone do not.
+      by_group: whether samples are compared within their group alone, so that it needs at least two of them.
+      every_unit: whether all units count the same, so that none can be left out of the M-step.
+      ratio: whether losses read ``Evaluation.old_log_probs``, the ratio to the policy that sampled.
+      entropy: whether losses read ``Evaluation.entropy``.
+      prior: whether losses read ``Evaluation.prior``, the squared distance from where training started.
+      critic: ``None`` without one.
+      kl_price: beta of -beta (log b - log pi_ref), which the world adds to the reward of each example.
+      keeps_old: whether pi_t is kept though nothing above reads it, since it writes what is sampled.
+      reference_samples: completions of each prompt by pi_ref whose rewards ``Samples.reference_rewards`` must hold.
+    """
+
+    anchors: tuple[str, ...] = ()
+    trust_region: TrustRegion | None = None
+    level: Level = Level.SEQUENCE
+    rewards: bool = True
+    by_group: bool = False
+    every_unit: bool = False
+    ratio: bool = False
+    entropy: bool = False
+    prior: bool = False
+    critic: Critic | None = None
+    kl_price: float = 0.0
+    keeps_old: bool = False
+    reference_samples: int = 0
+
+    @property
+    def snapshots(self) -> tuple[str, ...]:
+        """The frozen policies that the world must keep: ``"ref"`` (from which training started), ``"old"`` (pi_t)."""
+        towards = () if self.trust_region is None else (self.trust_region.towards,)
+        start = ("ref",) if self.prior or self.kl_price or self.reference_samples else ()
+        old = ("old",) if self.keeps_old else ()
+        return tuple(dict.fromkeys((*self.anchors, *towards, *start, *old)))
+
+
+def no_state(key: Array) -> PyTree:
+    """The state of a method that has none."""
+    return ()
 
 
 class Method(NamedTuple):
     """An algorithm, as functions that know neither models nor tokens nor environments.
 
     Attributes:
-      snapshots: the frozen policies that the world must keep, by name: ``"ref"`` (the policy that training started
-        from), ``"old"`` (pi_t, refreshed every ``T_target`` iterations).
-      anchors: the snapshots that ``Samples.anchor_log_probs`` must hold, in order.
+      needs: what the world must provide.
       init: makes the duals; ``{}`` when nothing adapts.
-      e_step: duals, samples -> target with detached weights.
+      e_step: duals, samples, the method's state -> target, detached; the state after it is ``Target.state``.
       m_step: duals, target, evaluation -> loss, differentiable in the evaluation and in the duals.
-      trust_region: the D_M that the world must put into ``Evaluation.divergence``, from pi_k = ``"old"``; ``None``
-        when the M-step is unconstrained.
-      weighs_rewards: whether weights depend on the advantages; those of demonstrations alone do not.
-      by_group: whether weights are normalised over the samples of each group, so that all groups weigh the same.
       budgets: eps of each dual that has one, nats, under the dual's name: (eps_1, ..., eps_m) for ``"temperature"``.
         The duals' optimisers step on the gradient relative to it, 1 - D / eps, which knows no unit.
+      init_state: key -> what moves without a gradient (moving moments, draws), beside the duals in checkpoints.
     """
 
-    snapshots: tuple[str, ...]
-    anchors: tuple[str, ...]
+    needs: Needs
     init: Callable[[], Duals]
-    e_step: Callable[[Duals, Samples], Target]
+    e_step: Callable[..., Target]
     m_step: Callable[[Duals, Target, Evaluation], LossOutput]
-    trust_region: TokenDivergence | None = None
-    weighs_rewards: bool = True
-    by_group: bool = False
     budgets: Mapping[str, float | tuple[float, ...]] = MappingProxyType({})
+    init_state: Callable[[Array], PyTree] = no_state
+
+
+__all__ = ["Critic", "Evaluation", "LossOutput", "Method", "Needs", "Samples", "Target", "TrustRegion", "no_state"]

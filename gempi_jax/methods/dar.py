@@ -15,7 +15,7 @@ from gempi_jax.em import (
 )
 from gempi_jax.methods.base import Method
 from gempi_jax.methods.gempi import from_spec
-from gempi_jax.methods.vmpo import FORWARD_KL
+from gempi_jax.methods.vmpo import FORWARD_KL, SOLVED
 from gempi_jax.numerics import KL, FDivergence
 
 
@@ -26,13 +26,13 @@ def _anchors(
 
 
 def dar(
-    alpha: float = 0.005,
-    beta: float = 0.045,
+    alpha: float = 0.02,
+    beta: float = 0.18,
     *,
     divergence_ref: FDivergence = KL,
     divergence_old: FDivergence = KL,
     weight_clip: float | None = 20.0,
-    scope: Scope = Scope.NONE,
+    scope: Scope = Scope.UNNORMALIZED,
     reduction: Reduction = Reduction.SUM,
 ) -> Method:
     """(7): m = 2, anchors pi_ref and pi_t, fixed coefficients, unconstrained M-step; weights as published, clipped.
@@ -46,7 +46,7 @@ def dar(
       scope: none, as published, or batch or group for self-normalised weights.
       reduction: sum or mean over an example's terms.
     """
-    clip = weight_clip if scope is Scope.NONE else None
+    clip = weight_clip if scope is Scope.UNNORMALIZED else None
     return from_spec(
         GempiSpec(
             _anchors(alpha, beta, divergence_ref, divergence_old),
@@ -59,12 +59,12 @@ def dar(
 
 
 def at_dar(
-    epsilon_ref: float = 1.0,
-    epsilon_old: float = 0.1,
+    epsilon_ref: float = 4.0,
+    epsilon_old: float = 0.3,
     *,
     divergence_ref: FDivergence = KL,
     divergence_old: FDivergence = KL,
-    temperature: Dual | Solved | None = None,
+    temperature: Dual | Solved = SOLVED,
     scope: Scope = Scope.BATCH,
     reduction: Reduction = Reduction.SUM,
 ) -> Method:
@@ -78,7 +78,7 @@ def at_dar(
       epsilon_old: budget of KL(q || pi_t), nats.
       divergence_ref: D(q || pi_ref) of (22).
       divergence_old: D(q || pi_t) of (22).
-      temperature: ``Solved()``, the default, or ``Dual()``.
+      temperature: ``Solved()`` or ``Dual()``.
       scope: batch or group.
       reduction: sum or mean over an example's terms.
     """
@@ -88,7 +88,7 @@ def at_dar(
                 Anchor("ref", budget=epsilon_ref, divergence=divergence_ref),
                 Anchor("old", budget=epsilon_old, divergence=divergence_old),
             ),
-            Solved() if temperature is None else temperature,
+            temperature,
             scope=scope,
             reduction=reduction,
         )
@@ -96,14 +96,14 @@ def at_dar(
 
 
 def dar_tr(
-    alpha: float = 0.005,
-    beta: float = 0.045,
-    epsilon_alpha: float = 0.003,
+    alpha: float = 0.02,
+    beta: float = 0.18,
+    epsilon_alpha: float = 0.004,
     *,
     divergence_ref: FDivergence = KL,
     divergence_old: FDivergence = KL,
     trust_region: TokenDivergence = FORWARD_KL,
-    initial_multiplier: float = 5.0,
+    initial_multiplier: float = 20.0,
     weight_clip: float | None = 20.0,
     reduction: Reduction = Reduction.SUM,
 ) -> Method:
@@ -125,7 +125,7 @@ def dar_tr(
         GempiSpec(
             _anchors(alpha, beta, divergence_ref, divergence_old),
             projection=projection,
-            scope=Scope.NONE,
+            scope=Scope.UNNORMALIZED,
             weight_clip=weight_clip,
             reduction=reduction,
         )
@@ -133,9 +133,9 @@ def dar_tr(
 
 
 def top_k_dar(
-    alpha: float = 0.005,
-    beta: float = 0.045,
-    top_k_fraction: float = 0.5,
+    alpha: float = 0.02,
+    beta: float = 0.18,
+    top_k_fraction: float = 0.25,
     *,
     divergence_ref: FDivergence = KL,
     divergence_old: FDivergence = KL,

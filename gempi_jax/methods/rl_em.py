@@ -8,12 +8,12 @@ from gempi_jax.numerics import KL, FDivergence
 
 
 def rl_em(
-    beta: float = 0.1,
+    beta: float = 0.2,
     *,
     divergence: FDivergence = KL,
     epsilon_alpha: float | None = None,
     trust_region: TokenDivergence = FORWARD_KL,
-    initial_multiplier: float = 5.0,
+    initial_multiplier: float = 20.0,
     scope: Scope = Scope.GROUP,
     reduction: Reduction = Reduction.SUM,
 ) -> Method:

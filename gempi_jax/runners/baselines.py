@@ -11,20 +11,20 @@ from gempi_jax.types import Array
 
 
 class Baseline(NamedTuple):
-    """b(x), as a function of rewards and V(x).
+    """b(x), as a function of rewards.
 
     Attributes:
-      subtract: (rewards, V(x) or None) -> advantages.
+      subtract: rewards -> advantages.
       by_group: a sample is compared with the others of its prompt alone, so that a prompt whose rewards are all equal
         tells nothing; else with the batch.
     """
 
-    subtract: Callable[[Float[Array, "G K"], Float[Array, "G"] | None], Float[Array, "G K"]]
+    subtract: Callable[[Float[Array, "G K"]], Float[Array, "G K"]]
     by_group: bool = False
 
-    def __call__(self, rewards: Float[Array, "G K"], values: Float[Array, "G"] | None) -> Float[Array, "G K"]:
+    def __call__(self, rewards: Float[Array, "G K"]) -> Float[Array, "G K"]:
         """The advantages."""
-        return self.subtract(rewards, values)
+        return self.subtract(rewards)
 
     def signal(self, rewards: Float[Array, "G K"]) -> Bool[Array, "G K"]:
         """The samples whose reward differs from another one that they are compared with.
@@ -35,22 +35,17 @@ class Baseline(NamedTuple):
         return telling(rewards, axis=-1 if self.by_group else None)
 
 
-def group_mean(rewards: Float[Array, "G K"], values: Float[Array, "G"] | None) -> Float[Array, "G K"]:
+def group_mean(rewards: Float[Array, "G K"]) -> Float[Array, "G K"]:
     """r - mean of the prompt's K rewards."""
     return centre(rewards, axis=-1)
 
 
-def batch_mean(rewards: Float[Array, "G K"], values: Float[Array, "G"] | None) -> Float[Array, "G K"]:
+def batch_mean(rewards: Float[Array, "G K"]) -> Float[Array, "G K"]:
     """r - mean over the batch."""
     return centre(rewards)
 
 
-def learned_value(rewards: Float[Array, "G K"], values: Float[Array, "G"] | None) -> Float[Array, "G K"]:
-    """r - V(x), the document's sequence-level advantage."""
-    return rewards - values[:, None]
-
-
-def zero(rewards: Float[Array, "G K"], values: Float[Array, "G"] | None) -> Float[Array, "G K"]:
+def zero(rewards: Float[Array, "G K"]) -> Float[Array, "G K"]:
     """The reward itself."""
     return rewards + jnp.zeros(())
 
@@ -58,6 +53,7 @@ def zero(rewards: Float[Array, "G K"], values: Float[Array, "G"] | None) -> Floa
 BASELINES: dict[str, Baseline] = {
     "group_mean": Baseline(group_mean, by_group=True),
     "batch_mean": Baseline(batch_mean),
-    "value": Baseline(learned_value),
+    # A critic makes the advantages, see `Plan`; what it starts from are the rewards themselves.
+    "value": Baseline(zero),
     "zero": Baseline(zero),
 }

@@ -102,7 +102,7 @@ class _Effect(NamedTuple):
 
 
 def _weighs_rewards(phase: PhaseSettings, method: Method) -> bool:
-    return method.weighs_rewards and SOURCES[phase.source].rewarded
+    return method.needs.rewards and SOURCES[phase.source].rewarded
 
 
 def _writes(phase: PhaseSettings, method: Method) -> bool:
@@ -110,7 +110,15 @@ def _writes(phase: PhaseSettings, method: Method) -> bool:
 
 
 def _keeps_old(phase: PhaseSettings, method: Method) -> bool:
-    return "old" in method.snapshots or SOURCES[phase.source].written
+    return "old" in method.needs.snapshots or SOURCES[phase.source].written
+
+
+def _has_critic(phase: PhaseSettings, method: Method) -> bool:
+    return method.needs.critic is not None
+
+
+def _has_trust_region(phase: PhaseSettings, method: Method) -> bool:
+    return method.needs.trust_region is not None
 
 
 def _has_dual(kind: str) -> Callable[[PhaseSettings, Method], bool]:
@@ -123,7 +131,7 @@ _NO_TEMPERATURE = "no temperature follows gradient steps; the method has it fixe
 EFFECTS = (
     _Effect("baseline", _weighs_rewards, _NO_REWARDS, harmless=("zero",)),
     _Effect("normalize_advantages", _weighs_rewards, _NO_REWARDS),
-    _Effect("value_learning_rate", lambda phase, _: phase.baseline == "value", "baseline is not 'value'"),
+    _Effect("value_learning_rate", _has_critic, "there is no critic: baseline is not 'value'"),
     _Effect("num_generations", _writes, _NO_ROLLOUT, harmless=(1,)),
     _Effect("temperature", _writes, _NO_ROLLOUT),
     _Effect("tempered", lambda phase, _: phase.temperature != 1, "the temperature is 1"),
@@ -133,9 +141,7 @@ EFFECTS = (
     _Effect("shrink", _writes, _NO_ROLLOUT),
     _Effect("old_period", _keeps_old, "neither the method nor a rollout uses pi_t"),
     _Effect("old_ema_decay", _keeps_old, "neither the method nor a rollout uses pi_t"),
-    _Effect(
-        "trust_region_dropout", lambda _, method: method.trust_region is not None, "the method has no trust region"
-    ),
+    _Effect("trust_region_dropout", _has_trust_region, "the method has no trust region"),
     _Effect("duals.optimizer", _has_dual(""), "the method has no duals"),
     _Effect("duals.num_temperature_steps", _has_dual("temperature"), _NO_TEMPERATURE),
     _Effect("duals.temperature_learning_rate", _has_dual("temperature"), _NO_TEMPERATURE),
@@ -160,26 +166,32 @@ def _check_samples(name: str, phase: PhaseSettings, method: Method) -> None:
     place, one = f"config.{name}", phase.samples_per_prompt == 1
     more = "num_generations to at least 2, or " if SOURCES[phase.source].written else ""
     count = "num_generations is 1" if more else f"source {phase.source!r} has one completion of each prompt"
-    if method.weighs_rewards and not SOURCES[phase.source].rewarded:
+    if method.needs.rewards and not SOURCES[phase.source].rewarded:
         raise ValueError(
             f"{place}.source = {phase.source!r}: method {phase.method!r} weighs completions by their rewards, and "
             "these have none; set source to 'scored' and give a column 'reward', or method to 'sft'"
         )
-    if one and phase.baseline == "group_mean" and method.weighs_rewards:
+    if one and phase.baseline == "group_mean" and method.needs.rewards:
         raise ValueError(
             f"{place}.baseline = 'group_mean': {count}, whose mean is its own reward, so that all advantages are 0; "
             f"set {more}baseline to 'batch_mean', 'value' or 'zero'"
         )
-    if one and method.by_group:
+    if one and method.needs.by_group:
         raise ValueError(
-            f"{place}.method_args.scope = 'group': {count}, whose weight is 1 whatever its reward; set {more}"
-            "method_args.scope to 'batch'"
+            f"{place}.method = {phase.method!r} compares the samples of a prompt: {count}, whose weight is the same "
+            f"whatever its reward; set {more}method to one that compares over the batch (method_args.scope = 'batch', "
+            "where it has one)"
         )
-    if phase.m_step_fraction < 1 and (method.by_group or not method.weighs_rewards):
-        why = "each prompt's samples have weights of their own, and all prompts" if method.by_group else "all prompts"
+    parts = phase.updates_per_epoch * phase.num_microbatches
+    if method.needs.critic is not None and phase.batch_prompts % parts:
         raise ValueError(
-            f"{place}.m_step_fraction = {phase.m_step_fraction}: {why} weigh the same, so that those left out would be "
-            "no worse than the others; set it to 1, or lower batch_prompts"
+            f"{place}.batch_prompts = {phase.batch_prompts}: a critic is fitted on all of them; give a multiple of "
+            f"updates_per_epoch * num_microbatches = {parts}"
+        )
+    if phase.m_step_fraction < 1 and method.needs.every_unit:
+        raise ValueError(
+            f"{place}.m_step_fraction = {phase.m_step_fraction}: all prompts weigh the same, so that those left out "
+            "would be no worse than the others; set it to 1, or lower batch_prompts"
         )
 
 
@@ -197,7 +209,7 @@ def check_scored(name: str, rows: Iterable[Mapping[str, Any]], method: Method) -
     Raises:
       ValueError: a row without a reward or, where it is needed, a log-probability; a value that is none.
     """
-    others = [anchor for anchor in method.anchors if anchor != "old"]
+    others = [anchor for anchor in method.needs.anchors if anchor != "old"]
     start, without, carries = f"config.{name}.source = 'scored'", None, False
     for index, row in enumerate(rows):
         place = f"{start}: {place_of(row, f'row {index}')}"

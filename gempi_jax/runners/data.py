@@ -19,9 +19,9 @@ from gempi_jax.llm.messages import template_options
 from gempi_jax.llm.rewards import RewardError, RewardResult, RewardSpec, compute_rewards
 from gempi_jax.llm.rows import place_of
 from gempi_jax.llm.seams import decode_completions
+from gempi_jax.runners.batch import Batch
 from gempi_jax.runners.ends import Ends
 from gempi_jax.runners.tokens import Encoding, Stored, Streamed
-from gempi_jax.runners.world import Batch
 
 Row = dict[str, Any]
 _logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Source:
             prompt_lengths=prompts.lengths,
             completions=tokens,
             mask=taken.learnt[:, None],
-            sampler_shift=np.zeros(rewards.shape, np.float32),
+            sampler_shift=np.zeros(tokens.shape, np.float32),
             model_log_probs=np.zeros(tokens.shape, np.float32),
             rewards=rewards,
             index=np.arange(len(index), dtype=np.int32),

@@ -27,17 +27,18 @@ DUAL_OPTIMIZERS = {
 }
 
 
-def build_optimizers(phase: PhaseSettings, name: str) -> tuple[Optimizers, Callable]:
+def build_optimizers(phase: PhaseSettings, name: str, *, critic: bool = False) -> tuple[Optimizers, Callable]:
     """The optimisers of a phase, and the learning rate by update for the log.
 
     Args:
       phase: settings.
       name: of the phase's section, for errors.
+      critic: whether a value head trains.
 
     Raises:
       ValueError: an unknown name or a value out of range, with its place.
     """
-    total = phase.num_iterations * phase.num_epochs * phase.num_updates
+    total = phase.num_iterations * phase.num_epochs * phase.updates_per_epoch
     place = f"config.{name}.optimizer"
     with blame(f"config.{name}.value_learning_rate"):
         value = optimizers.Adam(schedules.Schedule(phase.value_learning_rate))
@@ -46,7 +47,7 @@ def build_optimizers(phase: PhaseSettings, name: str) -> tuple[Optimizers, Calla
         params = optax.partition(
             {
                 "policy": optimizers.build(policy, total),
-                "value": optimizers.build(value, total) if phase.baseline == "value" else optax.set_to_zero(),
+                "value": optimizers.build(value, total) if critic else optax.set_to_zero(),
             },
             lambda tree: {key: key for key in tree},
         )

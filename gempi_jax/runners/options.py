@@ -1,9 +1,20 @@
 """How a config writes arguments of methods whose values are types or functions."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from gempi_jax.em import Dual, ExactDivergence, Reduction, SampledDivergence, Scope, Score, Solved, TokenDivergence
+from gempi_jax.em import (
+    Dual,
+    ExactDivergence,
+    Level,
+    Reduction,
+    SampledDivergence,
+    Scope,
+    Score,
+    Solved,
+    TokenDivergence,
+)
 from gempi_jax.numerics import (
     CHI_SQUARED,
     JENSEN_SHANNON,
@@ -45,7 +56,7 @@ OPTIONS: dict[type, dict[str, Any]] = {
     FDivergence: DIVERGENCES,
     ExactDivergence: TRUST_REGIONS,
     Dual: {"dual": Dual(), "solved": Solved()},
-    **{kind: {member.value: member for member in kind} for kind in (Score, Scope, Reduction)},
+    **{kind: {member.value: member for member in kind} for kind in (Score, Scope, Reduction, Level)},
 }
 """Types that arguments of methods have, by their annotations, and how a config writes their values."""
 
@@ -54,3 +65,16 @@ FAMILIES: dict[type, tuple[str, Callable[[float], Any], str]] = {
     Dual: ("dual_", Dual, "the temperature at the start as a number, e.g. 'dual_0.5'"),
 }
 """Values with a number in their name: prefix, what makes one of it, and what the number is."""
+
+
+def default_arguments(factory: Callable) -> dict[str, Any]:
+    """The arguments of a method's factory as a config writes them, at their defaults; those that are None stay out."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(factory).parameters.items()}
+    return {name: _written(value) for name, value in defaults.items() if value is not None}
+
+
+def _written(value: Any) -> Any:
+    """What a config writes for a value."""
+    if isinstance(value, bool | int | float | str | tuple):
+        return value
+    return next(name for table in OPTIONS.values() for name, option in table.items() if option == value)

@@ -27,8 +27,8 @@ _RANGES = {
     "mstep/": _Range(
         0.4,
         1.3,
-        "the size or the number of updates limits the policy: raise optimizer.learning_rate or num_updates, or lower "
-        "the budget",
+        "the size or the number of updates limits the policy: raise optimizer.learning_rate or updates_per_epoch, or "
+        "lower the budget",
         "steps are too large for the multiplier to hold: lower optimizer.learning_rate, or old_ema_decay, or raise the "
         "budget",
     ),

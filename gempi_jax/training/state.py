@@ -20,6 +20,8 @@ class TrainState(NamedTuple):
       key: root key of the run; everything random is a ``named_key`` of it.
       skipped: updates skipped in all because loss, gradient or reward was not finite.
       skipped_in_a_row: the latest uninterrupted stretch of iterations in which none could be made.
+      method: what the method carries between batches beside the duals, and no gradient moves.
+      world: what the world carries: environments, memories, replay; ``()`` for language.
     """
 
     step: Int[Array, ""]
@@ -31,3 +33,5 @@ class TrainState(NamedTuple):
     key: Array
     skipped: Int[Array, ""]
     skipped_in_a_row: Int[Array, ""]
+    method: PyTree = ()
+    world: PyTree = ()

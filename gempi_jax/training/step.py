@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Bool, Float, PyTree
 
-from gempi_jax.contracts import Evaluation, Metric, Metrics, Samples, Target
+from gempi_jax.contracts import Counts, Evaluation, Metric, Metrics, Samples, Target
 from gempi_jax.em.duals import project_duals
 from gempi_jax.methods.base import Method
 from gempi_jax.training.state import TrainState
@@ -25,15 +25,12 @@ class World(NamedTuple):
     """How a world evaluates the policy that is being fitted.
 
     Attributes:
-      evaluate: (params, snapshots, part of the batch, key, terms in the whole update) -> the evaluation.
-      count_terms: batch -> number of real likelihood terms in it.
-      auxiliary: params -> a loss beside the method's and its metrics, on data that neither updates nor micro-batches
-        cut: the value baseline's, which is fitted on all prompts; ``None`` for none.
+      evaluate: (params, snapshots, part of the batch, key, counts of the whole update) -> the evaluation.
+      count: batch -> its numbers of real likelihood terms and of examples that have one.
     """
 
-    evaluate: Callable[[PyTree, dict[str, PyTree], Any, Array, Array], Evaluation]
-    count_terms: Callable[[Any], Array]
-    auxiliary: Callable[[PyTree], tuple[Array, Metrics]] | None = None
+    evaluate: Callable[[PyTree, dict[str, PyTree], Any, Array, Counts], Evaluation]
+    count: Callable[[Any], tuple[Array, Array]]
 
 
 class Optimizers(NamedTuple):
@@ -54,6 +51,7 @@ def e_stage(
     duals: Duals,
     dual_opt_state: PyTree,
     samples: Samples,
+    method_state: PyTree = (),
     *,
     num_dual_steps: int = 1,
 ) -> tuple[Duals, PyTree, Target]:
@@ -66,7 +64,8 @@ def e_stage(
       optimizers: of which the duals' is used.
       duals: of the run.
       dual_opt_state: of their optimisers.
-      samples: the global batch; the target's weights are fixed for all updates that follow.
+      samples: the global batch; the target is fixed for all updates that follow.
+      method_state: what the method carries between batches; the next one is ``Target.state``.
       num_dual_steps: gradient steps on (25) before the target is built; 0 leaves the temperatures alone.
 
     Returns:
@@ -74,7 +73,7 @@ def e_stage(
     """
 
     def dual_loss(duals):
-        target = method.e_step(duals, samples)
+        target = method.e_step(duals, samples, method_state)
         return target.dual_loss, target.signal
 
     def dual_step(carry, _):
@@ -83,7 +82,7 @@ def e_stage(
 
     if E_STEP_DUAL in duals and num_dual_steps:
         (duals, dual_opt_state), _ = jax.lax.scan(dual_step, (duals, dual_opt_state), length=num_dual_steps)
-    return duals, dual_opt_state, method.e_step(duals, samples)
+    return duals, dual_opt_state, method.e_step(duals, samples, method_state)
 
 
 def m_stage(
@@ -95,6 +94,7 @@ def m_stage(
     target: Target,
     key: Array,
     *,
+    share: float = 1.0,
     num_microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """One optimiser step on (26): gradients of all micro-batches are added, then applied once.
@@ -107,27 +107,24 @@ def m_stage(
       world: how to evaluate the policy on a part of the batch.
       optimizers: of the parameters and of the duals.
       state: of the run.
-      batch: what ``world.evaluate`` reads; arrays with the groups in their leading axis.
-      target: weights of this update's examples, groups leading.
+      batch: what ``world.evaluate`` reads; arrays with the units in axis 0.
+      target: its examples those of this update.
       key: of dropout.
-      num_microbatches: divides the number of groups.
+      share: of the units that the M-step sees, those of this update.
+      num_microbatches: divides the number of units.
 
     Returns:
       The new state, or the old one with its counter raised when loss or gradient was not finite; metrics, of which
       ``mstep/skipped_fraction`` says whether it was.  Where the target has no signal the policy, its optimiser and the
       duals stay as they were, momentum included, and V(x) alone is fitted.
     """
-    num_terms = world.count_terms(batch)
-    parts = _split((batch, target.weights), num_microbatches)
+    counts = Counts(*world.count(batch), jnp.float32(share))
+    parts = _split((batch, target.examples), num_microbatches)
 
     def loss_fn(params, duals, part):
-        batch_part, weights = part
-        evaluation = world.evaluate(params, state.snapshots, batch_part, key, num_terms)
-        loss, metrics = method.m_step(duals, target._replace(weights=weights), evaluation)
-        if world.auxiliary is not None:
-            auxiliary, more = world.auxiliary(params)
-            # Each part has its share, so that the parts add up to it.
-            loss, metrics = loss + auxiliary / num_microbatches, metrics | more
+        batch_part, examples = part
+        evaluation = world.evaluate(params, state.snapshots, batch_part, key, counts)
+        loss, metrics = method.m_step(duals, target._replace(examples=examples), evaluation)
         return loss, {**metrics, "loss": Metric(loss, jnp.ones_like(loss))}
 
     gradient = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
@@ -182,7 +179,7 @@ def finish_iteration(
 
 
 def _split(tree: PyTree, num_parts: int) -> PyTree:
-    """[G, ...] -> [parts, G/parts, ...]; part j takes every parts-th group, so that no group changes its device."""
+    """[G, ...] -> [parts, G/parts, ...]; part j takes every parts-th unit, so that no unit changes its device."""
 
     def split(x):
         return x.reshape(x.shape[0] // num_parts, num_parts, *x.shape[1:]).swapaxes(0, 1)

@@ -5,7 +5,13 @@ import pytest
 
 from tests.cases import users
 
-SETTINGS = {"source": "scored", "num_generations": 1, "num_iterations": 1, "num_updates": 1, "baseline": "batch_mean"}
+SETTINGS = {
+    "source": "scored",
+    "num_generations": 1,
+    "num_iterations": 1,
+    "updates_per_epoch": 1,
+    "baseline": "batch_mean",
+}
 
 
 @pytest.fixture

@@ -160,7 +160,7 @@ def users_config(model: pathlib.Path, train: pathlib.Path, heldout: pathlib.Path
         batch_prompts=4,
         num_generations=1,
         max_completion_length=96,
-        num_updates=1,
+        updates_per_epoch=1,
         baseline="zero",
         optimizer={"learning_rate": 1e-3},
     )
@@ -171,7 +171,7 @@ def users_config(model: pathlib.Path, train: pathlib.Path, heldout: pathlib.Path
         batch_prompts=4,
         num_generations=4,
         max_completion_length=16,
-        num_updates=2,
+        updates_per_epoch=2,
         optimizer={"learning_rate": 1e-3},
     )
     return config

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gempi_jax import em, numerics
-from gempi_jax.contracts import Evaluation, Target
+from gempi_jax.contracts import Counts, Evaluation, Target
 
 LOG_PROBS = jnp.array([[-1.0, -2.0, -9.0], [-0.5, -9.0, -9.0], [-1.0, -1.0, -1.0], [-2.0, -1.0, -9.0]])
 MASK = jnp.array([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]], bool)
@@ -18,11 +18,11 @@ FORWARD = em.ExactDivergence(numerics.categorical_kl)
 
 
 def evaluation(rows=slice(None)):
-    return Evaluation(LOG_PROBS[rows], MASK[rows], {"kl": DIVERGENCE[rows]}, jnp.float32(8.0))
+    return Evaluation(LOG_PROBS[rows], MASK[rows], {"kl": DIVERGENCE[rows]}, Counts(jnp.float32(8.0), jnp.float32(3.0)))
 
 
 def target(rows=slice(None)):
-    return Target(WEIGHTS[rows], jnp.zeros(()), {})
+    return Target({"weights": WEIGHTS[rows]}, jnp.zeros(()), {})
 
 
 def spec(projection, **changes):
@@ -114,6 +114,6 @@ def test_a_multiplier_that_is_missing_or_undefined():
 )
 def test_wrong_shapes_are_named(changes, message):
     chosen = spec(em.Unconstrained())
-    weights = target()._replace(weights=changes.pop("weights", WEIGHTS))
+    weights = target()._replace(examples={"weights": changes.pop("weights", WEIGHTS)})
     with pytest.raises(ValueError, match=message):
         em.m_step(chosen, {}, weights, evaluation()._replace(**changes))

@@ -26,10 +26,10 @@ NONSENSE = {
     "dual without anchors": (lambda: em.GempiSpec(temperature=em.Dual()), "no temperature to adapt"),
     "solved without anchors": (lambda: em.GempiSpec(temperature=em.Solved()), "no temperature to adapt"),
     "clip of normalised weights": (lambda: em.GempiSpec((REF,), weight_clip=20.0), "at most 1"),
-    "clip of nothing": (lambda: em.GempiSpec((REF,), scope=em.Scope.NONE, weight_clip=0.0), "must be positive"),
+    "clip of nothing": (lambda: em.GempiSpec((REF,), scope=em.Scope.UNNORMALIZED, weight_clip=0.0), "must be positive"),
     "top-k by a log-weight that is 0": (lambda: em.GempiSpec(filter=em.TopK(0.5, em.Score.LOG_WEIGHT)), "0 everywhere"),
     "a price that float32 loses": (lambda: em.Anchor("ref", 1e-40), "must lie in"),
-    "no scope and no anchors": (lambda: em.GempiSpec(scope=em.Scope.NONE), "1 everywhere"),
+    "no scope and no anchors": (lambda: em.GempiSpec(scope=em.Scope.UNNORMALIZED), "1 everywhere"),
 }
 
 

@@ -102,7 +102,7 @@ def samples(groups=3, size=8):
     return Samples(advantages, sampler, sampler[None] + ratios, jnp.asarray(generator.random(shape) < 0.8))
 
 
-@pytest.mark.parametrize("scope", [em.Scope.BATCH, em.Scope.GROUP, em.Scope.NONE])
+@pytest.mark.parametrize("scope", [em.Scope.BATCH, em.Scope.GROUP, em.Scope.UNNORMALIZED])
 def test_an_e_step_by_configuration(scope):
     anchors = (em.Anchor("ref", 0.5, divergence=CHI), em.Anchor("old", 0.5, divergence=JS))
     target = jax.jit(em.e_step, static_argnums=0)(em.GempiSpec(anchors, scope=scope), {}, samples())

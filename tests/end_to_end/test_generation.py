@@ -25,7 +25,7 @@ def test_what_the_config_says_reaches_the_sampler_the_evaluation_and_the_scorer(
     config = arithmetic.get_config("awr,quick")
     config.phases = ("rl",)
     config.model.dropout = 0.0
-    config.rl.update({"num_iterations": 1, "eval_every": 1, "num_updates": 1})
+    config.rl.update({"num_iterations": 1, "eval_every": 1, "updates_per_epoch": 1})
     # Of all tokens only the most probable is left.
     config.rl.min_p = 1.0
     # An untrained model with tied embeddings repeats the prompt's last token, a question mark.

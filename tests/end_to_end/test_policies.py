@@ -51,7 +51,7 @@ def test_a_flax_class_is_fine_tuned_and_saved_as_itself(tmp_path):
     # A random model solves no problem: rewards that are all 0 would move nothing.
     config.rewards = {"no_repetition": 1.0}
     config.model.update({"path": str(tmp_path / "base"), "loader": "flax", "dropout": 0.0})
-    config.rl.update({"num_iterations": 1, "max_completion_length": 4, "num_updates": 1, "num_generations": 2})
+    config.rl.update({"num_iterations": 1, "max_completion_length": 4, "updates_per_epoch": 1, "num_generations": 2})
     config.rl.optimizer.warmup_steps = 0
     config.eval.num_samples = 2
     with jax.numpy_rank_promotion("allow"):  # their classes add biases of lower rank

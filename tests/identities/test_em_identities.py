@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gempi_jax import em, methods, numerics
-from gempi_jax.contracts import Evaluation, Samples, Target
+from gempi_jax.contracts import Counts, Evaluation, Samples, Target
 
 step = jax.jit(em.e_step, static_argnums=0)
 SIZES = st.sampled_from([1, 2, 65, 4096])
@@ -173,7 +173,7 @@ def test_uniform_weights_give_the_gradient_of_sft():
 
     def evaluate(logits):
         log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
-        return log_probs, Evaluation(log_probs, mask, {}, jnp.float32(40))
+        return log_probs, Evaluation(log_probs, mask, {}, Counts(jnp.float32(40), jnp.float32(len(mask))))
 
     def by_method(logits):
         target = method.e_step({}, Samples(jnp.zeros(8), jnp.zeros(8), jnp.zeros((0, 8))))
@@ -223,9 +223,9 @@ ROWS = {
 def test_the_table_of_recovered_methods(name):
     method, anchors, adaptive, constrained = ROWS[name]
     duals = method.init()
-    assert method.anchors == anchors
+    assert method.needs.anchors == anchors
     assert ("temperature" in duals) == adaptive
-    assert (method.trust_region is not None) == constrained
+    assert (method.needs.trust_region is not None) == constrained
 
 
 def test_published_weights_of_awr_and_dar():
@@ -245,7 +245,7 @@ def test_published_weights_of_awr_and_dar():
 def test_weights_carry_no_gradient_into_the_loss():
     # (26), (29): the M-step sees w as numbers.
     def loss(weights):
-        evaluation = Evaluation(-jnp.ones((3, 2)), jnp.ones((3, 2), bool), {}, jnp.float32(6))
-        return em.m_step(em.GempiSpec(), {}, Target(weights, jnp.zeros(()), {}), evaluation).loss
+        evaluation = Evaluation(-jnp.ones((3, 2)), jnp.ones((3, 2), bool), {}, Counts(jnp.float32(6), jnp.float32(3)))
+        return em.m_step(em.GempiSpec(), {}, Target({"weights": weights}, jnp.zeros(()), {}), evaluation).loss
 
     assert not np.any(jax.grad(loss)(jnp.ones(3)))

@@ -51,8 +51,8 @@ def test_every_divergence_reaches_its_anchor(name):
         chosen = {key: NAMES[(i + j) % len(NAMES)] for j, key in enumerate(arguments(name))}
         adapts = {"temperature": ("dual", "solved")[i % 2]} if "temperature" in common.METHODS[name] else {}
         method = build(name, **chosen, **adapts)
-        target = jax.eval_shape(method.e_step, method.init(), samples(len(method.anchors))[0])
-        for policy in method.anchors:
+        target = jax.eval_shape(method.e_step, method.init(), samples(len(method.needs.anchors))[0])
+        for policy in method.needs.anchors:
             divergence = chosen.get(f"divergence_{policy}", chosen.get("divergence"))
             assert f"estep/{divergence}/{policy}" in target.metrics
 
@@ -74,7 +74,7 @@ def test_weights_are_stationary(name):
     # Nothing is filtered or clipped here: every real sample shows the density ratio q / b.
     plain = {"temperature": "dual", "top_k_fraction": 1.0, "weight_clip": 1e6}
     method = build(name, **chosen, **{key: plain[key] for key in plain if key in common.METHODS[name]})
-    batch, ratios = samples(len(method.anchors))
+    batch, ratios = samples(len(method.needs.anchors))
     # Small enough that compiling is all it costs.
     fast = {"xla_backend_optimization_level": 0}
     target = jax.jit(method.e_step, compiler_options=fast)(method.init(), batch)
@@ -86,7 +86,7 @@ def test_weights_are_stationary(name):
         density = weights / weights.mean()
         # A - sum_j lambda_j f_j'(q / pi_j) is one number where q > 0, and no larger where q = 0.
         rest, bound = (np.asarray(batch.advantages, np.float64)[rows][where] for _ in range(2))
-        for policy, ratio in zip(method.anchors, ratios, strict=True):
+        for policy, ratio in zip(method.needs.anchors, ratios, strict=True):
             slope, at_zero = SLOPES[chosen.get(f"divergence_{policy}", chosen.get("divergence"))]
             coefficient = float(target.metrics[f"estep/coefficient/{policy}"].mean())
             with np.errstate(divide="ignore"):
@@ -101,7 +101,7 @@ def test_weights_are_stationary(name):
 def test_configs_name_every_method_of_the_table_with_its_own_arguments():
     assert set(common.METHODS) == set(methods.METHODS)
     for name in common.METHODS:
-        assert build(name).anchors == methods.METHODS[name]().anchors
+        assert build(name).needs.anchors == methods.METHODS[name]().needs.anchors
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gempi_jax import em, methods
-from gempi_jax.contracts import Evaluation, Samples
+from gempi_jax.contracts import Counts, Evaluation, Samples
 
 GROUPS, SAMPLES, LENGTH = 3, 4, 5
 
@@ -16,15 +16,15 @@ def world(method: methods.Method, seed: int = 0):
     rng = np.random.default_rng(seed)
     shape = (GROUPS, SAMPLES)
     sampler = jnp.asarray(rng.normal(-10.0, 1.0, shape), jnp.float32)
-    anchors = sampler[None] + jnp.asarray(rng.normal(0.0, 0.1, (len(method.anchors), *shape)), jnp.float32)
+    anchors = sampler[None] + jnp.asarray(rng.normal(0.0, 0.1, (len(method.needs.anchors), *shape)), jnp.float32)
     samples = Samples(jnp.asarray(rng.normal(size=shape), jnp.float32), sampler, anchors, jnp.ones(shape, bool))
     terms = (*shape, LENGTH)
-    parts = () if method.trust_region is None else method.trust_region.parts
+    parts = () if method.needs.trust_region is None else method.needs.trust_region.divergence.parts
     evaluation = Evaluation(
         jnp.asarray(rng.normal(-1.0, 0.1, terms), jnp.float32),
         jnp.asarray(rng.random(terms) < 0.8),
         {part: jnp.asarray(rng.random(terms), jnp.float32) for part in parts},
-        jnp.float32(GROUPS * SAMPLES * LENGTH),
+        Counts(jnp.float32(GROUPS * SAMPLES * LENGTH), jnp.float32(GROUPS * SAMPLES)),
     )
     return samples, evaluation
 
@@ -35,7 +35,7 @@ EM_METHODS = sorted(set(methods.METHODS) & {"sft", "awr", "vmpo", "dar", "rl_em"
 @pytest.mark.parametrize("name", EM_METHODS)
 def test_contract(name):
     method = methods.METHODS[name]()
-    assert set(method.anchors) <= set(method.snapshots) <= {"ref", "old"}
+    assert set(method.needs.anchors) <= set(method.needs.snapshots) <= {"ref", "old"}
     duals = method.init()
     samples, evaluation = world(method)
     target = jax.jit(method.e_step)(duals, samples)
@@ -53,15 +53,15 @@ def test_contract(name):
     np.testing.assert_allclose(by_log_prob, -np.asarray(target.weights)[..., None] * evaluation.mask, rtol=1e-5)
     for leaf in jax.tree.leaves((by_dual, target, method.m_step(duals, target, evaluation))):
         assert np.all(np.isfinite(leaf))
-    assert (method.trust_region is None) == (not any(key.startswith("multiplier") for key in duals))
+    assert (method.needs.trust_region is None) == (not any(key.startswith("multiplier") for key in duals))
 
 
 def test_snapshots_follow_from_anchors_and_trust_region():
-    assert methods.sft().snapshots == ()
-    assert methods.dar().snapshots == ("ref", "old")
-    assert methods.rl_em().snapshots == ("ref",)
-    assert methods.rl_em(epsilon_alpha=0.01).snapshots == ("ref", "old")
-    assert methods.vmpo().anchors == ("old",)
+    assert methods.sft().needs.snapshots == ()
+    assert methods.dar().needs.snapshots == ("ref", "old")
+    assert methods.rl_em().needs.snapshots == ("ref",)
+    assert methods.rl_em(epsilon_alpha=0.01).needs.snapshots == ("ref", "old")
+    assert methods.vmpo().needs.anchors == ("old",)
 
 
 def test_duals_by_mechanism():

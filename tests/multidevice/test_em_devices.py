@@ -41,7 +41,7 @@ SPECS = {
     "by_log_weight": em.GempiSpec(both(coefficient=0.7), filter=em.TopK(0.3, em.Score.LOG_WEIGHT)),
     "solved": em.GempiSpec(both(budget=0.1), em.Solved(), em.TopK(0.5)),
     "price_and_budget": em.GempiSpec((em.Anchor("ref", 0.7), em.Anchor("old", budget=0.1)), em.Solved(), em.TopK(0.5)),
-    "clipped": em.GempiSpec(both(coefficient=0.7), scope=em.Scope.NONE, weight_clip=2.0),
+    "clipped": em.GempiSpec(both(coefficient=0.7), scope=em.Scope.UNNORMALIZED, weight_clip=2.0),
     "solved_mix_by_group": em.GempiSpec(
         (em.Anchor("ref", budget=0.1, divergence=numerics.REVERSE_KL), em.Anchor("old", budget=0.1)),
         em.Solved(),
@@ -125,7 +125,7 @@ def everything(axis_name):
         ratios = em.anchor_log_ratios(batch.anchor_log_probs, batch.sampler_log_probs)
         log_weights = em.mixture.log_weights_from_ratios(batch.advantages, ratios, coefficients)
         weights = em.normalize_weights(log_weights, **options)
-        selected = em.top_k_mask(batch.advantages, 0.5, tie_break=batch.tie_break, **options)
+        selected = em.top_k_mask(batch.advantages, 0.5, tie_break=batch.rewards, **options)
         general = em.target_log_weights(batch.advantages, ratios, coefficients, mixed, **options)
         target = em.e_step(SPECS["vmpo"], DUALS, batch, axis_name=axis_name)
         of_samples = {

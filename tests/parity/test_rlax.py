@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gempi_jax import em, methods, numerics
-from gempi_jax.contracts import Evaluation, Samples
+from gempi_jax.contracts import Counts, Evaluation, Samples
 
 rlax = pytest.importorskip("rlax")
 
@@ -27,7 +27,8 @@ def ours(method, duals, log_probs, kl):
     """E-step dual plus M-step loss, as rlax adds them."""
     target = method.e_step(duals, on_policy(ADVANTAGES))
     terms = jnp.ones((*SHAPE, 1), bool)
-    evaluation = Evaluation(log_probs[..., None], terms, {"kl": kl[..., None]}, jnp.float32(ADVANTAGES.size))
+    counts = Counts(*[jnp.float32(ADVANTAGES.size)] * 2)
+    evaluation = Evaluation(log_probs[..., None], terms, {"kl": kl[..., None]}, counts)
     return target.dual_loss + method.m_step(duals, target, evaluation).loss, target.weights
 
 
@@ -110,4 +111,4 @@ def test_where_rlax_cannot_say_that_nothing_is_constrained():
     penalty = rlax.LagrangePenalty(jnp.float32(1.0), jnp.float32(0.1))
     with pytest.raises((AttributeError, ValueError)):
         rlax.vmpo_loss(jnp.zeros(4), jnp.arange(4.0), penalty, [])
-    assert methods.awr().trust_region is None
+    assert methods.awr().needs.trust_region is None

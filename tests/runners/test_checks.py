@@ -112,7 +112,7 @@ def test_a_setting_without_effect_is_refused_by_name(setting):
         SCORED,
         {**SCORED, "method": "rl_em", "method_args": {"scope": "batch"}},
         {"num_generations": 1, "baseline": "batch_mean"},
-        {"m_step_fraction": 0.5, "num_updates": 2},
+        {"m_step_fraction": 0.5, "updates_per_epoch": 2},
     ],
 )
 def test_settings_that_fit_each_other_pass(settings):

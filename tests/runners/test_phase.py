@@ -11,15 +11,20 @@ from configs.llm import arithmetic
 from gempi_jax.em import GempiSpec, TopK
 from gempi_jax.methods import METHODS, from_spec
 from gempi_jax.models import Decoder, DecoderConfig, ValueHead
-from gempi_jax.runners import phase as stages
+from gempi_jax.runners import stages
+from gempi_jax.runners.batch import Batch
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.data import Prompts, Source
-from gempi_jax.runners.llm import Plan, run
+from gempi_jax.runners.llm import run
+from gempi_jax.runners.networks import Policy
 from gempi_jax.runners.optimizers import build_optimizers
+from gempi_jax.runners.phase import Iteration
+from gempi_jax.runners.phase import begin as begin_phase
+from gempi_jax.runners.phaseparts import phase_method
+from gempi_jax.runners.plan import Plan
 from gempi_jax.runners.policy import load_start
 from gempi_jax.runners.settings import OptimizerSettings, PhaseSettings
 from gempi_jax.runners.tasks import load_rewards, load_task
-from gempi_jax.runners.world import Batch, Policy
 from gempi_jax.training import sharding
 from gempi_jax.training.state import TrainState
 
@@ -53,7 +58,7 @@ def make_batch(rewards, *, log_probs=None):
         np.full(groups, 2, np.int32),
         tokens[:, 1:],
         np.ones(shape, bool),
-        np.zeros(rewards.shape, np.float32),
+        np.zeros(shape, np.float32),
         np.full(shape, -1.0, np.float32),
         rewards.astype(np.float32),
         np.arange(groups, dtype=np.int32),
@@ -78,17 +83,17 @@ class OneBatch(Source):
 
 def begin(phase, method, params):
     """The stages of a phase, and the state it begins in."""
-    optimizers, rate = build_optimizers(phase, "rl")
+    optimizers, rate = build_optimizers(phase, "rl", critic=method.needs.critic is not None)
     zero = jnp.zeros((), jnp.int32)
     value = RESOURCES.policy.value_head.init(jax.random.key(1), jnp.zeros((1, 8)))["params"]
     state = TrainState(zero, {"policy": params, "value": value}, (), {}, {}, {}, jax.random.key(0), zero, zero)
-    state = stages.begin(method, optimizers, RESOURCES, state)
+    state = begin_phase(method, optimizers, RESOURCES, state)
     return stages.build_stages(phase, method, optimizers, RESOURCES), state, rate
 
 
 def iterate(phase, method, params, source, count):
     compiled, state, rate = begin(phase, method, params)
-    iteration = stages.Iteration("rl", phase, compiled, RESOURCES, source, rate)
+    iteration = Iteration("rl", phase, compiled, RESOURCES, source, rate)
     rows = []
     for _ in range(count):
         state, row = iteration(state)
@@ -99,7 +104,9 @@ def iterate(phase, method, params, source, count):
 def test_a_filter_without_anchors_sees_the_rewards(random_params):
     # Best of K: of eight samples the two with the largest rewards, wherever they are.
     rewards = np.array([[0.1, 0.9, 0.2, 0.3], [0.0, 0.4, 0.8, 0.7]])
-    phase = PhaseSettings(method="sft", batch_prompts=2, num_generations=4, num_updates=1, old_log_probs="sampler")
+    phase = PhaseSettings(
+        method="sft", batch_prompts=2, num_generations=4, updates_per_epoch=1, old_log_probs="sampler"
+    )
     for method, baseline, expected in [
         (from_spec(GempiSpec(filter=TopK(0.25))), "zero", [[0, 0.5, 0, 0], [0, 0, 0.5, 0]]),
         # Less the means of 0.375 and 0.475, 0.525 and 0.325 are the largest still.
@@ -108,13 +115,13 @@ def test_a_filter_without_anchors_sees_the_rewards(random_params):
     ]:
         compiled, state, _ = begin(PhaseSettings(**{**vars(phase), "baseline": baseline}), method, random_params(MODEL))
         _, samples, metrics = compiled.score({}, state, jax.device_put(make_batch(rewards)))
-        *_, target = compiled.e_step(state.duals, state.dual_opt_state, samples)
+        *_, target, _, _ = compiled.e_step(state.duals, state.dual_opt_state, samples, (), state.key)
         np.testing.assert_allclose(target.weights, expected, err_msg=baseline)
         assert set(metrics) == {"entropy", "sampler_shift"}
 
 
 def test_demonstrations_need_no_pass_and_no_reward(random_params):
-    phase = PhaseSettings(method="sft", source="demonstrations", batch_prompts=2, num_updates=1)
+    phase = PhaseSettings(method="sft", source="demonstrations", batch_prompts=2, updates_per_epoch=1)
     compiled, state, _ = begin(phase, METHODS["sft"](), random_params(MODEL))
     scored, samples, metrics = compiled.score({}, state, jax.device_put(make_batch(np.array([[3.0], [5.0]]))))
     assert metrics == {}
@@ -123,7 +130,7 @@ def test_demonstrations_need_no_pass_and_no_reward(random_params):
 
 
 def test_the_log_probs_that_rows_carry_are_those_of_the_sampler(random_params):
-    phase = PhaseSettings(method="dar", source="scored", baseline="zero", batch_prompts=2, num_updates=1)
+    phase = PhaseSettings(method="dar", source="scored", baseline="zero", batch_prompts=2, updates_per_epoch=1)
     compiled, state, _ = begin(phase, METHODS["dar"](), random_params(MODEL))
     carried = np.array([[-3.0], [-0.5]], np.float32)
     batch = make_batch(np.array([[1.0], [0.0]]), log_probs=carried)
@@ -143,7 +150,7 @@ def test_a_learned_value_is_fitted_on_all_prompts_whatever_the_m_step_keeps(num_
         baseline="value",
         batch_prompts=256,
         m_step_fraction=0.25,
-        num_updates=2,
+        updates_per_epoch=2,
         num_microbatches=num_microbatches,
         value_learning_rate=3e-3,
         optimizer=OptimizerSettings(learning_rate=0.0),
@@ -152,14 +159,14 @@ def test_a_learned_value_is_fitted_on_all_prompts_whatever_the_m_step_keeps(num_
     def bernoulli(step):
         return (np.random.default_rng([7, step]).random((256, 1)) < 0.3).astype(np.float32)
 
-    method, batch = METHODS["vmpo"](), make_batch(np.zeros((256, 1)))
+    method, batch = phase_method("rl", phase), make_batch(np.zeros((256, 1)))
     state, rows = iterate(phase, method, random_params(MODEL), OneBatch(batch, bernoulli), 150)
     compiled, _, _ = begin(phase, method, random_params(MODEL))
     _, samples, _ = compiled.score({}, state, jax.device_put(batch))
     # Rewards of this batch are 0: its advantages are -V.
     np.testing.assert_allclose(-samples.advantages.mean(), 0.30, atol=0.03)
     # The loss of the best constant, p (1 - p) / 2.
-    np.testing.assert_allclose(np.mean([row["value_loss"] for row in rows[-50:]]), 0.105, atol=0.01)
+    np.testing.assert_allclose(np.mean([row["value/loss"] for row in rows[-50:]]), 0.105, atol=0.01)
     # V-MPO weighs half of the samples, of which the M-step sees half.
     assert all(0.25 < row["mstep/kept_mass"] < 1 for row in rows)
 
@@ -167,7 +174,7 @@ def test_a_learned_value_is_fitted_on_all_prompts_whatever_the_m_step_keeps(num_
 def test_the_mass_that_the_m_step_keeps_is_logged(random_params):
     # At a fixed temperature of 1 weights are exp(A), of which the three largest are kept.
     rewards = np.array([[2.5], [0.0], [1.0], [0.0], [2.0], [0.0], [0.0], [0.0]], np.float32)
-    settings = {"method": "awr", "source": "scored", "baseline": "zero", "batch_prompts": 8, "num_updates": 1}
+    settings = {"method": "awr", "source": "scored", "baseline": "zero", "batch_prompts": 8, "updates_per_epoch": 1}
     weights = np.exp(rewards)
     for fraction, expected in [(0.375, (np.e**2.5 + np.e**2 + np.e) / weights.sum()), (1.0, 1.0)]:
         phase = PhaseSettings(**settings, m_step_fraction=fraction)
@@ -178,7 +185,9 @@ def test_the_mass_that_the_m_step_keeps_is_logged(random_params):
 
 def test_all_updates_of_an_iteration_that_fail_are_one_iteration_in_a_row(random_params):
     rewards = np.array([[1.0], [0.0]], np.float32)
-    phase = PhaseSettings(method="awr", source="scored", baseline="zero", batch_prompts=2, num_updates=2, num_epochs=2)
+    phase = PhaseSettings(
+        method="awr", source="scored", baseline="zero", batch_prompts=2, updates_per_epoch=2, num_epochs=2
+    )
     source = OneBatch(make_batch(rewards), lambda _: rewards)
     # No likelihood of a policy of NaNs is finite.
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, random_params(MODEL))

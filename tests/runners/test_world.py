@@ -9,10 +9,12 @@ from gempi_jax.llm.generate import generate
 from gempi_jax.methods import METHODS
 from gempi_jax.models import Adapted, Decoder, DecoderConfig, LoRA, init_adapters, merge_adapters
 from gempi_jax.runners.baselines import BASELINES
+from gempi_jax.runners.batch import Batch
+from gempi_jax.runners.networks import Policy
 from gempi_jax.runners.optimizers import build_optimizers
 from gempi_jax.runners.phase import fresh_state
+from gempi_jax.runners.scoring import Advantages, Reader, score_batch
 from gempi_jax.runners.settings import PhaseSettings
-from gempi_jax.runners.world import Batch, Policy, score_batch
 from gempi_jax.training.state import TrainState
 
 SIZES = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 12, "num_layers": 1, "num_heads": 2}
@@ -43,15 +45,13 @@ def test_the_reference_of_adapters_is_the_base_without_a_copy(trees):
     state = later_phase(Adapted(MODEL, LORA), adapters)
     assert state.snapshots["ref"] == {}
     jax.tree.map(np.testing.assert_array_equal, state.snapshots["old"], adapters)
-    zeros = jnp.zeros((2, 2))
-    batch = Batch(
-        PROMPTS, LENGTHS, COMPLETIONS, jnp.ones((2, 2, 3), bool), zeros, jnp.zeros((2, 2, 3)), zeros, jnp.arange(2)
-    )
+    rewards, tokens = jnp.zeros((2, 2)), jnp.zeros((2, 2, 3))
+    batch = Batch(PROMPTS, LENGTHS, COMPLETIONS, tokens == 0, tokens, tokens, rewards, jnp.arange(2))
 
     @jax.jit
     def run(base, state, merged):
         policy = Policy(Adapted(MODEL, LORA), None).on(base)
-        ours = score_batch(policy, METHOD, BASELINES["zero"], False, state, batch)
+        ours = score_batch(Reader(policy), Advantages(BASELINES["zero"]), METHOD.needs, state, batch)
         return *ours[1:], [total(base), total(merged)]
 
     def total(params):
@@ -64,7 +64,7 @@ def test_the_reference_of_adapters_is_the_base_without_a_copy(trees):
         return jnp.stack(values)
 
     samples, metrics, (ref, old) = run(base, state, merge_adapters(base, adapters, LORA))
-    assert METHOD.anchors == ("ref", "old")
+    assert METHOD.needs.anchors == ("ref", "old")
     np.testing.assert_allclose(samples.anchor_log_probs, jnp.stack([ref, old]), rtol=1e-4)
     assert abs((old - ref).mean()) > 0.1
     np.testing.assert_allclose(metrics["kl"].mean(), (old - ref).mean(), rtol=1e-3)
@@ -85,12 +85,12 @@ def test_what_the_sampler_said_is_what_a_pass_over_its_completions_says(trees):
         out = generate(
             MODEL, trees[0], PROMPTS, LENGTHS, key, num_samples=2, max_new_tokens=3, temperature=1.5, eos_id=(0, 1, 2)
         )
-        shift = (out.sampler_log_probs - out.model_log_probs).sum(-1)
+        shift = out.sampler_log_probs - out.model_log_probs
         rewards = jnp.arange(4.0).reshape(2, 2)
         batch = Batch(PROMPTS, LENGTHS, out.tokens, out.mask, shift, out.model_log_probs, rewards, jnp.arange(2))
         policy = Policy(MODEL, None)
         return batch, *(
-            score_batch(policy, METHOD, BASELINES["group_mean"], False, state, batch, as_sampled=as_sampled)
+            score_batch(Reader(policy, as_sampled), Advantages(BASELINES["group_mean"]), METHOD.needs, state, batch)
             for as_sampled in (False, True)
         )
 

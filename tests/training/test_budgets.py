@@ -19,7 +19,7 @@ def rows(name, *shares):
         ("estep/kl_over_budget/old", 0.03, "unused for 10 iterations .* temperature 'solved'"),
         ("estep/kl_over_budget/old", 1.2, "overrun for 10 iterations"),
         ("estep/chi_squared_over_budget/ref", 0.1, "unused"),
-        ("mstep/kl_over_budget", 0.1, r"unused .*: raise optimizer\.learning_rate or num_updates"),
+        ("mstep/kl_over_budget", 0.1, r"unused .*: raise optimizer\.learning_rate or updates_per_epoch"),
         ("mstep/kl_over_budget", 1.7, r"overrun .* lower optimizer\.learning_rate"),
     ],
 )

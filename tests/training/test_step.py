@@ -28,7 +28,7 @@ from gempi_jax.training.step import (
 GROUPS, SAMPLES, ACTIONS = 16, 4, 5
 
 
-def evaluate(params, snapshots, batch, key, num_terms):
+def evaluate(params, snapshots, batch, key, counts):
     """log softmax(W features) of the actions taken; the divergence is exact."""
     log_q = jax.nn.log_softmax(batch["features"] @ params["policy"]["w"])[:, None]
     log_q = jnp.broadcast_to(log_q, (*batch["actions"].shape, ACTIONS))
@@ -37,10 +37,10 @@ def evaluate(params, snapshots, batch, key, num_terms):
     if "old" in snapshots:
         log_p = jax.nn.log_softmax(batch["features"] @ snapshots["old"]["w"])[:, None]
         divergence["kl"] = categorical_kl(jnp.broadcast_to(log_p, log_q.shape), log_q)[..., None]
-    return Evaluation(log_probs, batch["mask"][..., None], divergence, num_terms)
+    return Evaluation(log_probs, batch["mask"][..., None], divergence, counts)
 
 
-WORLD = World(evaluate, lambda batch: batch["mask"].sum().astype(jnp.float32))
+WORLD = World(evaluate, lambda batch: (batch["mask"].sum().astype(jnp.float32),) * 2)
 OPTIMIZERS = Optimizers(optax.adam(1e-1), {"temperature": optax.adam(1e-1), "multiplier": optax.sgd(1.0)})
 
 
@@ -73,7 +73,7 @@ def make_state(method):
         OPTIMIZERS.params.init(params),
         duals,
         init_dual_opt_state(OPTIMIZERS, duals),
-        dict.fromkeys(method.snapshots, old),
+        dict.fromkeys(method.needs.snapshots, old),
         jax.random.key(0),
         zero,
         zero,

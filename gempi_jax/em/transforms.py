@@ -1,0 +1,98 @@
+"""What becomes of rewards before they are weighed: one of the tuple's choices, as values.
+
+Each reads :class:`~gempi_jax.contracts.Samples` and returns advantages; those that compare samples of a group take all
+that follows axis 0 as the group.  Equal rewards give exactly 0: their mean may differ from them by rounding, so a
+statistic is taken of differences.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from gempi_jax.contracts import Samples
+from gempi_jax.numerics.checks import require
+from gempi_jax.numerics.masked import centre, real, standardize
+from gempi_jax.numerics.reductions import AxisName
+from gempi_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A_i as the world made them: rewards less its baseline, or a critic's."""
+
+    by_group = False
+
+    def __call__(self, samples: Samples, axis_name: AxisName = None) -> Float[Array, "*E"]:
+        """A_i."""
+        return samples.advantages
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardized:
+    """(A - mean) / std over the batch, as DAR has it (He et al. 2025, algorithm 1)."""
+
+    by_group = False
+
+    def __call__(self, samples: Samples, axis_name: AxisName = None) -> Float[Array, "*E"]:
+        """Zero mean and unit standard deviation; zeros where all are equal."""
+        return standardize(samples.advantages, where=samples.mask, axis_name=axis_name)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeaveOneOut:
+    """r_i minus the mean of the others' rewards: K / (K - 1) times r_i - mean(r) (RLOO, Ahmadian et al. 2024)."""
+
+    by_group = True
+
+    def __call__(self, samples: Samples, axis_name: AxisName = None) -> Float[Array, "*E"]:
+        """A_i, 0 for a sample without others."""
+        rewards, mask = grouped(samples)
+        number = jnp.sum(mask, axis=-1, keepdims=True).astype(rewards.dtype)
+        scale = jnp.where(number > 1, number / jnp.maximum(number - 1, 1), 0.0)
+        return (scale * centre(rewards, where=mask, axis=-1)).reshape(samples.advantages.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupStandardized:
+    """(r - mean) / (std + epsilon) over the group (GRPO, Shao et al. 2024).
+
+    Attributes:
+      epsilon: added to the standard deviation, units of reward.
+      ddof: 1 divides the variance by K - 1, as TRL does; 0 by K.
+    """
+
+    epsilon: float = 1e-4
+    ddof: int = 1
+    by_group = True
+
+    def __post_init__(self):
+        require(self.epsilon >= 0, f"GroupStandardized.epsilon is {self.epsilon}: give at least 0, in units of reward.")
+        require(self.ddof in (0, 1), f"GroupStandardized.ddof is {self.ddof}: 1 divides by K - 1, 0 by K.")
+
+    def __call__(self, samples: Samples, axis_name: AxisName = None) -> Float[Array, "*E"]:
+        """A_i; zeros where the group's rewards are all equal."""
+        rewards, mask = grouped(samples)
+        deviations = centre(rewards, where=mask, axis=-1)
+        number = jnp.sum(mask, axis=-1, keepdims=True).astype(rewards.dtype)
+        variance = jnp.sum(jnp.square(deviations), axis=-1, keepdims=True) / jnp.maximum(number - self.ddof, 1.0)
+        spread = jnp.sqrt(jnp.where(variance > 0, variance, 1.0)) * (variance > 0) + self.epsilon
+        return (deviations / jnp.where(spread > 0, spread, 1.0)).reshape(samples.advantages.shape)
+
+
+def grouped(samples: Samples) -> tuple[Float[Array, "G E"], Array]:
+    """Rewards and mask, all that follows axis 0 in one axis.
+
+    Raises:
+      ValueError: samples without rewards, or without groups.
+    """
+    if samples.rewards is None:
+        raise ValueError("Samples.rewards is None: this transform starts from the rewards themselves; give them.")
+    if samples.rewards.ndim < 2:
+        raise ValueError(f"rewards {samples.rewards.shape}: groups need a second axis, [G, K].")
+    rewards = samples.rewards.reshape(samples.rewards.shape[0], -1)
+    return rewards, real(samples.rewards, samples.mask).reshape(rewards.shape)
+
+
+Transform = Given | Standardized | LeaveOneOut | GroupStandardized
+"""How rewards become advantages."""

@@ -1,0 +1,111 @@
+"""A phase's method and source from its settings, each checked as it is made."""
+
+import logging
+from collections.abc import Callable
+
+from gempi_jax.methods import Critic, Method, with_critic
+from gempi_jax.numerics.advantages import gae
+from gempi_jax.numerics.keys import named_seed
+from gempi_jax.runners import stages
+from gempi_jax.runners.baselines import BASELINES
+from gempi_jax.runners.build import blame, lookup, method_from_settings
+from gempi_jax.runners.checks import check_phase, check_scored, check_whole
+from gempi_jax.runners.data import Source
+from gempi_jax.runners.settings import PhaseSettings, RunSettings
+from gempi_jax.runners.sources import SOURCES
+from gempi_jax.runners.tasks import Task
+
+_logger = logging.getLogger(__name__)
+
+
+def check_names(name: str, phase: PhaseSettings) -> None:
+    """Settings that stand for a value by its name.
+
+    Args:
+      name: of the phase's section, for errors.
+      phase: its settings.
+
+    Raises:
+      ValueError: an unknown name, with the nearest valid one.
+    """
+    tables = {
+        "source": SOURCES,
+        "baseline": BASELINES,
+        "old_log_probs": stages.OLD_LOG_PROBS,
+        "tempered": stages.TEMPERED,
+        "trust_region_dropout": stages.SAME_MASK,
+    }
+    for setting, table in tables.items():
+        lookup(table, getattr(phase, setting), f"config.{name}.{setting}")
+    if phase.top_k or phase.top_p < 1 or phase.min_p:
+        _logger.warning(
+            "config.%s: top_k, top_p or min_p cut what samples, and weights are taken against the cut distribution: a "
+            "sample's falls by the mass that was cut at each of its tokens, so the longer completions are, the fewer "
+            "carry the update; see sampler_shift (nats a sample) and estep/ess",
+            name,
+        )
+
+
+def phase_method(name: str, phase: PhaseSettings) -> Method:
+    """The method of a phase, checked against its settings."""
+    method = method_from_settings(name, phase)
+    if phase.baseline == "value" and method.needs.critic is None and SOURCES[phase.source].rewarded:
+        # Of a whole completion, one step: its reward less V(x).
+        method = with_critic(method, Critic(gae(1.0)))
+    check_phase(name, phase, method)
+    follows = phase.old_period > 1 or phase.old_ema_decay > 0
+    if follows and "old" not in method.needs.snapshots and SOURCES[phase.source].written:
+        # No anchor is pi_t, and yet it writes: what it follows the policy by is set.
+        return method._replace(needs=method.needs._replace(keeps_old=True))
+    return method
+
+
+def phase_source(name: str, settings: RunSettings, method: Method, task: Task, make: Callable[..., Source]) -> Source:
+    """The batches of a phase: of training prompts that the policy answers, or of a dataset's completions.
+
+    Args:
+      name: of the phase's section, for errors.
+      settings: of the run.
+      method: of the phase.
+      task: the rows.
+      make: a source, of rows and what a phase says of them.
+
+    Raises:
+      ValueError: no rows, rows without what the method needs, or lengths that fit none.
+    """
+    phase, data = settings.phases[name], settings.data
+    rows = _rows(name, phase, task)
+    writes = SOURCES[phase.source].written
+    carries = phase.source == "scored" and check_scored(name, rows, method)
+    lengths = f"data.max_prompt_length = {data.max_prompt_length} (data.long_prompts = {data.long_prompts!r})"
+    if not writes:
+        lengths += f", max_completion_length = {phase.max_completion_length} (data.long_completions = "
+        lengths += f"{data.long_completions!r})"
+    with blame(f"config.{name} with {lengths}"):
+        source = make(
+            rows,
+            batch_prompts=phase.batch_prompts,
+            max_completion_length=phase.max_completion_length,
+            learns_completions=not writes,
+            carries_log_probs=carries,
+            # Two phases over the same rows take them in orders of their own.
+            seed=named_seed(settings.seed, f"phase/{name}"),
+        )
+    if carries:
+        check_whole(name, source)
+    return source
+
+
+def _rows(name: str, phase: PhaseSettings, task: Task):
+    writes = SOURCES[phase.source].written
+    rows = task.train if writes else task.demonstrations
+    if not rows and writes:
+        raise ValueError(
+            f"config.{name}.source = {phase.source!r}: there are no training prompts; raise data.num_train"
+        )
+    if not rows:
+        raise ValueError(
+            f"config.{name}.source = {phase.source!r}: the data have no rows with a completion; name one in "
+            "data.columns, or raise data.num_demonstrations"
+        )
+    return rows

@@ -1,0 +1,176 @@
+"""The jitted functions of an iteration of a language run.
+
+Each stage is one jitted function, so that each is compiled once, timed, and interruptible in between.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jaxtyping import PyTree
+
+from gempi_jax.contracts import Samples, Target
+from gempi_jax.llm.generate import generate
+from gempi_jax.methods.base import Method
+from gempi_jax.models import tempered
+from gempi_jax.runners.baselines import BASELINES
+from gempi_jax.runners.batch import Batch, Scored
+from gempi_jax.runners.build import lookup
+from gempi_jax.runners.compiled import Compiled
+from gempi_jax.runners.ends import Ends
+from gempi_jax.runners.networks import Policy, behaviour
+from gempi_jax.runners.scoring import Advantages, Reader, score_batch
+from gempi_jax.runners.settings import PhaseSettings
+from gempi_jax.runners.sources import SOURCES
+from gempi_jax.runners.world import LanguageWorld
+from gempi_jax.training.learn import Passes, select_units, take_units, update_order
+from gempi_jax.training.preemption import Preemption
+from gempi_jax.training.state import TrainState
+from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, m_stage, skip_update
+from gempi_jax.types import Array, Duals, Params
+
+SAME_MASK = {"same_mask": True, "deterministic": False}
+TEMPERED = {"policy": True, "sampler": False}
+OLD_LOG_PROBS = {"scored": False, "sampler": True}
+
+
+class Resources(NamedTuple):
+    """What all phases of a run share.
+
+    Attributes:
+      policy: the networks.
+      frozen: parameters that the policy reads and nothing trains, on the mesh: the base under adapters, else ``{}``.
+      ends: what ends a completion.
+      pad_id: of the tokenizer.
+      place: puts a host batch on the mesh, groups over the data axes.
+      shardings: of a state, by the rules.
+      preemption: polled between stages.
+      dropout: whether likelihood passes drop.
+    """
+
+    policy: Policy
+    frozen: Params
+    ends: Ends
+    pad_id: int
+    place: Callable[[PyTree], PyTree]
+    shardings: Callable[[PyTree], PyTree]
+    preemption: Preemption
+    dropout: bool
+
+    def settled(self, tree: PyTree) -> PyTree:
+        """A state, or a part of it, comes out of a stage in the shards that it came in."""
+        return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
+
+
+class Stages(NamedTuple):
+    """The jitted functions of an iteration."""
+
+    rollout: Compiled
+    score: Compiled
+    e_step: Compiled
+    update: Compiled
+    skip: Compiled
+    finish: Compiled
+
+
+def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, resources: Resources) -> Stages:
+    """Compiles nothing yet; the first call of each stage does."""
+    own = phase.temperature if lookup(TEMPERED, phase.tempered, "tempered") else 1.0
+    policy = resources.policy if method.needs.critic is not None else resources.policy._replace(value_head=None)
+    policy = policy._replace(model=tempered(policy.model, own))
+
+    def finish(state: TrainState, skipped: Array):
+        options = {"old_period": phase.old_period, "old_ema_decay": phase.old_ema_decay}
+        return resources.settled(finish_iteration(state, skipped, **options))
+
+    return Stages(
+        Compiled(_rollout(phase, phase.temperature / own, policy, resources)),
+        Compiled(_score(phase, method, policy)),
+        Compiled(_e_step(phase, method, optimizers, resources)),
+        Compiled(_update(phase, method, optimizers, policy, resources), donate=(1,)),
+        Compiled(lambda state: resources.settled(skip_update(state)), donate=(0,)),
+        Compiled(finish, donate=(0,)),
+    )
+
+
+def _rollout(phase: PhaseSettings, temperature: float, policy: Policy, resources: Resources) -> Callable:
+    """pi_t writes ``num_generations`` completions of each prompt; ``temperature`` is what pi_t lacks of the phase's."""
+
+    def rollout(frozen: Params, state: TrainState, prompts: Array, lengths: Array, key: Array):
+        completions = generate(
+            policy.on(frozen).model,
+            behaviour(state),
+            prompts,
+            lengths,
+            key,
+            num_samples=phase.num_generations,
+            max_new_tokens=phase.max_completion_length,
+            temperature=temperature,
+            top_k=phase.top_k or None,
+            top_p=phase.top_p if phase.top_p < 1 else None,
+            min_p=phase.min_p or None,
+            eos_id=resources.ends.eos_ids,
+            pad_id=resources.pad_id,
+            stops=resources.ends.stops,
+            prefill_chunk=phase.prefill_chunk or None,
+            shrink=phase.shrink,
+        )
+        return completions, completions.sampler_log_probs - completions.model_log_probs
+
+    return rollout
+
+
+def _score(phase: PhaseSettings, method: Method, policy: Policy) -> Callable:
+    """Every frozen policy reads the completions, and rewards become advantages."""
+    kind = lookup(SOURCES, phase.source, "source")
+    # What a batch holds is its source's to say: without rewards there is nothing to take a baseline off.
+    baseline = lookup(BASELINES, phase.baseline, "baseline") if kind.rewarded else None
+    as_sampled = lookup(OLD_LOG_PROBS, phase.old_log_probs, "old_log_probs")
+
+    def score(frozen: Params, state: TrainState, batch: Batch):
+        reader = Reader(policy.on(frozen), as_sampled, kind.written, phase.prefill_chunk or None)
+        return score_batch(reader, Advantages(baseline, phase.normalize_advantages), method.needs, state, batch)
+
+    return score
+
+
+def _e_step(phase: PhaseSettings, method: Method, optimizers: Optimizers, resources: Resources) -> Callable:
+    """Temperatures, the target of the whole batch, and which of its units each update of the M-step sees."""
+    passes = Passes(phase.update_prompts, phase.updates_per_epoch, phase.num_epochs)
+
+    def e_step(duals: Duals, dual_opt_state: PyTree, samples: Samples, method_state: PyTree, key: Array):
+        steps = phase.duals.num_temperature_steps
+        *adapted, target = e_stage(
+            method, optimizers, duals, dual_opt_state, samples, method_state, num_dual_steps=steps
+        )
+        target, units, kept = select_units(method, target, phase.batch_prompts, passes.units)
+        return *resources.settled(tuple(adapted)), target, update_order(key, units, passes), kept
+
+    return e_step
+
+
+def _update(
+    phase: PhaseSettings, method: Method, optimizers: Optimizers, policy: Policy, resources: Resources
+) -> Callable:
+    """One optimiser step on the units that are chosen for it."""
+    same_mask = lookup(SAME_MASK, phase.trust_region_dropout, "trust_region_dropout")
+
+    def update(frozen: Params, state: TrainState, scored: Scored, chosen: Array, key: Array, target: Target):
+        world = LanguageWorld(
+            policy.on(frozen), method.needs, resources.dropout, same_mask, phase.prefill_chunk or None
+        ).world()
+        part, examples = take_units((scored, target.examples), chosen)
+        state, metrics = m_stage(
+            method,
+            world,
+            optimizers,
+            state,
+            part,
+            target._replace(examples=examples),
+            key,
+            share=1.0 / phase.updates_per_epoch,
+            num_microbatches=phase.num_microbatches,
+        )
+        return resources.settled(state), metrics
+
+    return update
