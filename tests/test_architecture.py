@@ -12,13 +12,8 @@ SOURCES = sorted(path for folder in ("gempi_jax", "experiments", "configs") for 
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 REBUILT = {
-    "configs/common.py",
     "configs/llm/arithmetic.py",
     "configs/llm/gsm8k.py",
-    "gempi_jax/runners/llm.py",
-    "gempi_jax/runners/phase.py",
-    "gempi_jax/runners/settings.py",
-    "gempi_jax/runners/world.py",
     "gempi_jax/training/loop.py",
     "gempi_jax/training/step.py",
 }

@@ -1,16 +1,15 @@
 """Settings that are right each by itself and wrong together: an error for each, before any compute."""
 
+import inspect
 import math
-import numbers
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from gempi_jax.llm.rows import place_of
+from gempi_jax.methods import METHODS
 from gempi_jax.methods.base import Method
-from gempi_jax.runners.data import Source
 from gempi_jax.runners.settings import PhaseSettings, RunSettings
 from gempi_jax.runners.sources import SOURCES
 
@@ -161,6 +160,19 @@ def _check_effects(name: str, phase: PhaseSettings, method: Method) -> None:
             )
 
 
+def _has_scope(phase: PhaseSettings) -> bool:
+    return "scope" in inspect.signature(METHODS[phase.method]).parameters
+
+
+def _compares(phase: PhaseSettings) -> str:
+    """By which of its settings a phase compares the samples of a prompt with each other alone."""
+    return "method_args.scope = 'group'" if _has_scope(phase) else f"method = {phase.method!r}"
+
+
+def _fix(phase: PhaseSettings) -> str:
+    return "method_args.scope to 'batch'" if _has_scope(phase) else "method to one that compares over the batch"
+
+
 def _check_samples(name: str, phase: PhaseSettings, method: Method) -> None:
     """What a method compares must be there to be compared."""
     place, one = f"config.{name}", phase.samples_per_prompt == 1
@@ -178,9 +190,8 @@ def _check_samples(name: str, phase: PhaseSettings, method: Method) -> None:
         )
     if one and method.needs.by_group:
         raise ValueError(
-            f"{place}.method = {phase.method!r} compares the samples of a prompt: {count}, whose weight is the same "
-            f"whatever its reward; set {more}method to one that compares over the batch (method_args.scope = 'batch', "
-            "where it has one)"
+            f"{place}.{_compares(phase)}: {count}, whose weight is the same whatever its reward; set "
+            f"{more}{_fix(phase)}"
         )
     parts = phase.updates_per_epoch * phase.num_microbatches
     if method.needs.critic is not None and phase.batch_prompts % parts:
@@ -193,58 +204,3 @@ def _check_samples(name: str, phase: PhaseSettings, method: Method) -> None:
             f"{place}.m_step_fraction = {phase.m_step_fraction}: all prompts weigh the same, so that those left out "
             "would be no worse than the others; set it to 1, or lower batch_prompts"
         )
-
-
-def check_scored(name: str, rows: Iterable[Mapping[str, Any]], method: Method) -> bool:
-    """Whether the rows of a ``scored`` source carry ``log_prob``, log b(y) of the policy that wrote them.
-
-    Without it b is taken to be pi_t, whose own anchor then drops out of every weight; any other anchor would be weighed
-    against a policy that did not write the rows, and that training moves.
-
-    Args:
-      name: of the phase's section, for errors.
-      rows: of the source.
-      method: of the phase.
-
-    Raises:
-      ValueError: a row without a reward or, where it is needed, a log-probability; a value that is none.
-    """
-    others = [anchor for anchor in method.needs.anchors if anchor != "old"]
-    start, without, carries = f"config.{name}.source = 'scored'", None, False
-    for index, row in enumerate(rows):
-        place = f"{start}: {place_of(row, f'row {index}')}"
-        if "reward" not in row:
-            raise ValueError(f"{place} has no column 'reward'")
-        value = row.get("log_prob")
-        if value is None:
-            without = without or place
-        elif not _is_log_prob(value):
-            raise ValueError(
-                f"{place} has log_prob {value!r}; it has to be a finite number of at most 0, the nats of the whole "
-                "completion with its end token, added up"
-            )
-        else:
-            carries = True
-    if without and others:
-        raise ValueError(
-            f"{without} has no column 'log_prob', which the anchor {others[0]!r} is weighed against: log b(y) in nats, "
-            "of the policy that wrote the completion, added up over its tokens and its end token; give it, or choose a "
-            "method whose only anchor is 'old', such as awr"
-        )
-    if without and carries:
-        raise ValueError(f"{without} has no column 'log_prob', and others do; give it to all")
-    return carries
-
-
-def check_whole(name: str, source: Source) -> None:
-    """Refuses rows that were cut where their ``log_prob`` is of the whole text."""
-    if source.num_truncated:
-        raise ValueError(
-            f"config.{name}.source = 'scored': {source.num_truncated} rows are cut to the lengths of this run, and "
-            "their 'log_prob' is of the whole text; set data.long_prompts and data.long_completions to 'drop'"
-        )
-
-
-def _is_log_prob(value: Any) -> bool:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return number and -math.inf < value <= 0

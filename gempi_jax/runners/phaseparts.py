@@ -9,8 +9,9 @@ from gempi_jax.numerics.keys import named_seed
 from gempi_jax.runners import stages
 from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import blame, lookup, method_from_settings
-from gempi_jax.runners.checks import check_phase, check_scored, check_whole
+from gempi_jax.runners.checks import check_phase
 from gempi_jax.runners.data import Source
+from gempi_jax.runners.scoredrows import check_scored, check_whole
 from gempi_jax.runners.settings import PhaseSettings, RunSettings
 from gempi_jax.runners.sources import SOURCES
 from gempi_jax.runners.tasks import Task

@@ -40,14 +40,14 @@ def mean(target, name):
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"sft"}))
 def test_a_flat_batch_has_no_weight_in_any_method(name):
     method = METHODS[name]()
-    target, gradient = run(method, make(0.1, len(method.anchors)))
+    target, gradient = run(method, make(0.1, len(method.needs.anchors)))
     assert not bool(target.signal)
     assert mean(target, "flat_batch") == 1.0
     for leaf in jax.tree.leaves((target.weights, target.dual_loss, gradient)):
         np.testing.assert_array_equal(leaf, 0.0)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(target))
     # One sample that differs is a signal.
-    target, _ = run(method, make(np.where(np.arange(12).reshape(SHAPE) == 5, 1.0, 0.1), len(method.anchors)))
+    target, _ = run(method, make(np.where(np.arange(12).reshape(SHAPE) == 5, 1.0, 0.1), len(method.needs.anchors)))
     assert bool(target.signal)
     assert mean(target, "flat_batch") == 0.0
     assert float(target.weights.sum()) > 0
@@ -75,14 +75,14 @@ def test_where_groups_are_compared_flat_ones_have_no_weight(name):
     advantages = np.array([[0.0] * 4, [0.25, 0.25, 0.25, -0.75], [0.375, -0.125, -0.125, -0.125]])
     told = jnp.array([[False] * 4, [True] * 4, [True] * 4])
     method = METHODS[name]()
-    target, _ = run(method, make(advantages, len(method.anchors), signal=told))
+    target, _ = run(method, make(advantages, len(method.needs.anchors), signal=told))
     of_group = np.asarray(target.weights.sum(-1))
     assert of_group[0] == 0.0
     assert of_group[1] > 0
     assert mean(target, "flat_groups") == pytest.approx(1 / 3)
     assert mean(target, "flat_batch") == 0.0
     # The rest is as if the flat group were not there, but that unnormalised weights are averaged over all samples.
-    rest, _ = run(method, make(advantages, len(method.anchors), mask=told))
+    rest, _ = run(method, make(advantages, len(method.needs.anchors), mask=told))
     share = 8 / 12 if name in ("awr", "dar", "dar_tr") else 1.0
     np.testing.assert_allclose(target.weights, share * rest.weights, rtol=1e-5, atol=1e-7)
 

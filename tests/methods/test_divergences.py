@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
 from gempi_jax import methods
 from gempi_jax.contracts import Samples
 from gempi_jax.runners.build import method_from_settings
+from gempi_jax.runners.options import default_arguments
 from gempi_jax.runners.settings import PhaseSettings
 
 # f'(u) by hand, up to a constant that mu takes up, and f'(0).
@@ -23,11 +23,12 @@ SLOPES = {
 }
 NAMES = tuple(SLOPES)
 SHAPE = (3, 8)
-WITH_ANCHORS = sorted(set(common.METHODS) - {"sft"})
+DEFAULTS = {name: default_arguments(factory) for name, factory in methods.METHODS.items()}
+WITH_ANCHORS = sorted(name for name, args in DEFAULTS.items() if any(key.startswith("divergence") for key in args))
 
 
 def build(name, **changes):
-    return method_from_settings("rl", PhaseSettings(name, {**common.METHODS[name], **changes}))
+    return method_from_settings("rl", PhaseSettings(method=name, method_args={**DEFAULTS[name], **changes}))
 
 
 def samples(number):
@@ -41,7 +42,7 @@ def samples(number):
 
 
 def arguments(name):
-    return sorted(key for key in common.METHODS[name] if key.startswith("divergence"))
+    return sorted(key for key in DEFAULTS[name] if key.startswith("divergence"))
 
 
 @pytest.mark.parametrize("name", WITH_ANCHORS)
@@ -49,7 +50,7 @@ def test_every_divergence_reaches_its_anchor(name):
     for i, _ in enumerate(NAMES):
         # A second anchor takes the next one, so that most are mixes.
         chosen = {key: NAMES[(i + j) % len(NAMES)] for j, key in enumerate(arguments(name))}
-        adapts = {"temperature": ("dual", "solved")[i % 2]} if "temperature" in common.METHODS[name] else {}
+        adapts = {"temperature": ("dual", "solved")[i % 2]} if "temperature" in DEFAULTS[name] else {}
         method = build(name, **chosen, **adapts)
         target = jax.eval_shape(method.e_step, method.init(), samples(len(method.needs.anchors))[0])
         for policy in method.needs.anchors:
@@ -73,13 +74,13 @@ def test_weights_are_stationary(name):
     chosen = MIXES[name]
     # Nothing is filtered or clipped here: every real sample shows the density ratio q / b.
     plain = {"temperature": "dual", "top_k_fraction": 1.0, "weight_clip": 1e6}
-    method = build(name, **chosen, **{key: plain[key] for key in plain if key in common.METHODS[name]})
+    method = build(name, **chosen, **{key: plain[key] for key in plain if key in DEFAULTS[name]})
     batch, ratios = samples(len(method.needs.anchors))
     # Small enough that compiling is all it costs.
     fast = {"xla_backend_optimization_level": 0}
     target = jax.jit(method.e_step, compiler_options=fast)(method.init(), batch)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(target))
-    by_group = common.METHODS[name].get("scope") == "group"
+    by_group = DEFAULTS[name].get("scope") == "group"
     for rows in range(SHAPE[0]) if by_group else [slice(None)]:
         where = np.asarray(batch.mask)[rows]
         weights = np.asarray(target.weights, np.float64)[rows][where]
@@ -98,10 +99,9 @@ def test_weights_are_stationary(name):
         assert np.all(bound[~inside] <= level + 2e-4)
 
 
-def test_configs_name_every_method_of_the_table_with_its_own_arguments():
-    assert set(common.METHODS) == set(methods.METHODS)
-    for name in common.METHODS:
-        assert build(name).needs.anchors == methods.METHODS[name]().needs.anchors
+@pytest.mark.parametrize("name", sorted(methods.METHODS))
+def test_what_a_config_writes_by_default_is_the_default(name):
+    assert build(name).needs == methods.METHODS[name]().needs
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_a_config_with_required_paths_says_so():
         ({"phases": ("rl",), "sfd": {"seed": 1}}, r"config\.sfd: unknown key"),
         (
             {"rl__old_log_probs": "sampler", "rl__baseline": "value"},
-            r"config\.rl\.old_log_probs = 'sampler': only a rollout without a learned baseline",
+            r"config\.rl\.old_log_probs = 'sampler': only a rollout without a critic",
         ),
         ({"rl__top_k": -1}, r"config\.rl\.top_k = -1: must be at least 1, or 0 to keep the whole"),
         ({"rl__min_p": 1.5}, r"config\.rl\.min_p = 1\.5: must be in \(0, 1\], or 0 to truncate nothing"),
@@ -143,11 +143,11 @@ def test_options_are_found_by_the_type_of_the_argument():
     arguments = {"temperature": "dual_0.5", "trust_region": "k3", "epsilon_alpha": 0.01}
     method = method_from_settings("rl", PhaseSettings(method_args=arguments))
     assert method.init()["temperature"].tolist() == [0.5]
-    assert method.trust_region == SampledDivergence(k3)
+    assert method.needs.trust_region.divergence == SampledDivergence(k3)
     # Of any method that has an argument of that type.
     for name in ("rl_em", "dar_tr"):
         phase = PhaseSettings(method=name, method_args={"trust_region": "forward_kl", "epsilon_alpha": 0.01})
-        assert method_from_settings("rl", phase).trust_region == ExactDivergence(categorical_kl)
+        assert method_from_settings("rl", phase).needs.trust_region.divergence == ExactDivergence(categorical_kl)
 
 
 @pytest.mark.parametrize(
