@@ -7,8 +7,10 @@ import pytest
 from configs.llm import arithmetic, gsm8k, stories
 from gempi_jax.em import GempiSpec, TopK
 from gempi_jax.methods import METHODS, from_spec
-from gempi_jax.runners.build import method_from_settings, settings_from_config
-from gempi_jax.runners.checks import EFFECTS, check_phase, check_scored
+from gempi_jax.runners.build import settings_from_config
+from gempi_jax.runners.checks import EFFECTS, check_phase
+from gempi_jax.runners.phaseparts import phase_method
+from gempi_jax.runners.scoredrows import check_scored
 from gempi_jax.runners.settings import DualSettings, PhaseSettings
 
 SCORED = {"source": "scored", "baseline": "zero"}
@@ -17,7 +19,7 @@ DEMONSTRATIONS = {"method": "sft", "source": "demonstrations"}
 
 def check(**settings):
     phase = PhaseSettings(**settings)
-    check_phase("rl", phase, method_from_settings("rl", phase))
+    phase_method("rl", phase)
 
 
 @pytest.mark.parametrize("method", list(METHODS))
@@ -33,7 +35,7 @@ def test_shipped_configs_set_nothing_that_has_no_effect(module, method, quick):
         config.model.path = config.model.path or "x"
         config.data.update({"train_path": "x", "heldout_path": "x"})
     for name, phase in settings_from_config(config).phases.items():
-        check_phase(name, phase, method_from_settings(name, phase))
+        phase_method(name, phase)
 
 
 @pytest.mark.parametrize(

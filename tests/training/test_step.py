@@ -1,7 +1,5 @@
 """The training step on a policy small enough to know everything about: one categorical distribution per group."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,10 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from gempi_jax.contracts import Evaluation, Metric, Samples
+from gempi_jax.contracts import Evaluation, Samples
 from gempi_jax.em import Dual
-from gempi_jax.methods import sft, vmpo
+from gempi_jax.methods import Critic, sft, vmpo, with_critic
 from gempi_jax.numerics import categorical_kl
+from gempi_jax.numerics.advantages import gae
 from gempi_jax.training import sharding
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import (
@@ -143,7 +142,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(place, bad):
     if place == "features":
         broken = {**batch, "features": batch["features"].at[3, 1].set(bad)}
     else:
-        target = target._replace(weights=target.weights.at[0, 0].set(bad))
+        target = target._replace(examples={"weights": target.weights.at[0, 0].set(bad)})
     skipped, metrics = m_stage(method, WORLD, OPTIMIZERS, state, broken, target, state.key)
     chex.assert_trees_all_equal(plain(skipped), plain(state._replace(skipped=jnp.int32(1))))
     assert metrics["mstep/skipped_fraction"].mean() == 1
@@ -157,15 +156,16 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(place, bad):
 def test_without_a_signal_only_the_value_moves():
     # Momentum from an iteration before, pi_t elsewhere, and a multiplier that a D_M above its budget would raise.
     method, batch = vmpo(epsilon_alpha=0.01, temperature=Dual()), make_batch()
+    method = with_critic(method, Critic(gae(1.0)))
     parts = {"policy": optax.adam(1e-1), "value": optax.adam(1e-2)}
     optimizers = OPTIMIZERS._replace(params=optax.partition(parts, lambda tree: {key: key for key in tree}))
     state = make_state(method)
     params = {**state.params, "value": {"policy": jnp.ones(2)}}
     state = state._replace(params=params, opt_state=optimizers.params.init(params))
 
-    def auxiliary(params):
-        loss = 0.5 * jnp.square(params["value"]["policy"]).sum()
-        return loss, {"value_loss": Metric.of(loss)}
+    def with_values(params, *args):
+        values = jnp.full((GROUPS, SAMPLES), params["value"]["policy"].sum())
+        return evaluate(params, *args)._replace(values=values)
 
     @jax.jit
     def run(state, samples):
@@ -173,13 +173,16 @@ def test_without_a_signal_only_the_value_moves():
             method, optimizers, state.duals, state.dual_opt_state, samples, num_dual_steps=2
         )
         state = state._replace(duals=duals, dual_opt_state=dual_opt_state)
-        world = WORLD._replace(auxiliary=auxiliary)
+        world = WORLD._replace(evaluate=with_values)
         return m_stage(method, world, optimizers, state, batch, target, state.key)[0]
 
-    first = run(state, make_samples())
+    def fit_to_zero(**changes):
+        return make_samples(**changes)._replace(value_targets=jnp.zeros((GROUPS, SAMPLES)))
+
+    first = run(state, fit_to_zero())
     assert np.any(first.params["policy"]["w"] != state.params["policy"]["w"])
     assert float(first.duals["temperature"][0]) != 1.0
-    second = run(first, make_samples(rewards=np.full((GROUPS, SAMPLES), 0.1)))
+    second = run(first, fit_to_zero(rewards=np.full((GROUPS, SAMPLES), 0.1)))
     for name in ("duals", "dual_opt_state", "snapshots", "skipped"):
         chex.assert_trees_all_equal(getattr(second, name), getattr(first, name))
     chex.assert_trees_all_equal(second.params["policy"], first.params["policy"])
@@ -188,7 +191,7 @@ def test_without_a_signal_only_the_value_moves():
     # Adam's second step on its own momentum.
     assert np.all(np.asarray(second.params["value"]["policy"]) < np.asarray(first.params["value"]["policy"]))
     # The next iteration with a signal goes on from there.
-    third = run(second, make_samples())
+    third = run(second, fit_to_zero())
     assert np.any(third.params["policy"]["w"] != second.params["policy"]["w"])
 
 
@@ -238,24 +241,3 @@ def test_updates_are_counted_and_iterations_in_a_row():
     assert (int(state.skipped), int(state.skipped_in_a_row)) == (8, 1)
     assert int(finish_iteration(state, True).skipped_in_a_row) == 2
     assert int(finish_iteration(state, jnp.array(False)).skipped_in_a_row) == 0
-
-
-@pytest.mark.parametrize("num_microbatches", [1, 4])
-def test_an_auxiliary_loss_counts_once_whatever_the_micro_batches(num_microbatches):
-    # d/dw of 0.5 |w - 1|^2 is w - 1, beside the method's own gradient.
-    def auxiliary(params):
-        loss = 0.5 * jnp.square(params["policy"]["w"] - 1.0).sum()
-        return loss, {"auxiliary": Metric.of(loss)}
-
-    method, batch, samples = sft(), make_batch(), make_samples()
-    samples = samples._replace(anchor_log_probs=jnp.zeros((0, GROUPS, SAMPLES)))
-    optimizers = OPTIMIZERS._replace(params=optax.sgd(1.0))
-    state = make_state(method)._replace(opt_state=optimizers.params.init({"policy": {"w": jnp.zeros((3, ACTIONS))}}))
-    _, target = adapt(method, state, samples)
-    run = functools.partial(m_stage, num_microbatches=num_microbatches)
-    plainly, _ = run(method, WORLD, optimizers, state, batch, target, state.key)
-    beside, metrics = run(method, WORLD._replace(auxiliary=auxiliary), optimizers, state, batch, target, state.key)
-    before = state.params["policy"]["w"]
-    moved = plainly.params["policy"]["w"] - beside.params["policy"]["w"]
-    np.testing.assert_allclose(moved, before - 1.0, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(metrics["auxiliary"].mean(), 0.5 * jnp.square(before - 1.0).sum(), rtol=1e-6)
