@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import common
+from gempi_jax.methods import METHODS
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -35,8 +36,26 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.columns = ConfigDict({"question": "prompt", "answer": ("answer", "completion")})
     config.rewards = ConfigDict({"exact_match": 1.0})
     config.phases = ("sft", "rl")
-    config.sft = common.phase(
-        "sft",
+    config.sft = _demonstrations("sft")
+    if METHODS[method]().needs.rewards:
+        config.rl = common.phase(
+            method,
+            num_iterations=200,
+            max_completion_length=320,
+            num_microbatches=4,
+            optimizer={"learning_rate": 1e-6, "warmup_steps": 15},
+        )
+    else:
+        config.rl = _demonstrations(method)
+    config.eval.batch_prompts = 64
+    if quick:
+        shrink(config)
+    return config.lock()
+
+
+def _demonstrations(method: str) -> ConfigDict:
+    return common.phase(
+        method,
         source="demonstrations",
         num_iterations=500,
         batch_prompts=32,
@@ -47,31 +66,24 @@ def get_config(arg: str | None = None) -> ConfigDict:
         baseline="zero",
         optimizer={"learning_rate": 1e-4, "schedule": "cosine", "warmup_steps": 20},
     )
-    config.rl = common.phase(
-        method,
-        num_iterations=200,
-        max_completion_length=320,
-        num_microbatches=4,
-        optimizer={"learning_rate": 1e-6, "warmup_steps": 15},
+
+
+def shrink(config: ConfigDict) -> None:
+    """The same path in seconds."""
+    config.model.update(
+        {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 64}
     )
-    config.eval.batch_prompts = 64
-    if quick:
-        config.model.update(
-            {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 64}
-        )
-        config.model.vocab_size = 512
-        config.data.update({"num_demonstrations": 32, "num_train": 32, "num_heldout": 8, "max_prompt_length": 96})
-        config.data.update({"long_prompts": "truncate", "long_completions": "truncate"})
-        config.eval.update({"batch_prompts": 8, "num_samples": 4})
-        config.checkpoint.every = 2
-        config.sft.optimizer.warmup_steps = 1
-        config.rl.optimizer.warmup_steps = 1
-        config.sft.update(
-            {"num_iterations": 2, "batch_prompts": 8, "num_microbatches": 2, "max_completion_length": 320}
-        )
+    config.model.vocab_size = 512
+    config.data.update({"num_demonstrations": 32, "num_train": 32, "num_heldout": 8, "max_prompt_length": 96})
+    config.data.update({"long_prompts": "truncate", "long_completions": "truncate"})
+    config.eval.update({"batch_prompts": 8, "num_samples": 4})
+    config.checkpoint.every = 2
+    for phase in (config.sft, config.rl):
+        phase.optimizer.warmup_steps = 1
+        phase.update({"num_iterations": 2, "batch_prompts": 8, "num_microbatches": 2})
+    if config.rl.source == "rollout":
         config.rl.update(
             {
-                "num_iterations": 2,
                 "batch_prompts": 4,
                 "num_generations": 2,
                 "max_completion_length": 16,
@@ -79,4 +91,3 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 "num_microbatches": 1,
             }
         )
-    return config.lock()

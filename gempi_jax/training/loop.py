@@ -4,6 +4,7 @@ The loop knows no language, no environment and no method; a phase brings its own
 """
 
 import collections
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,8 +36,8 @@ class Phase(NamedTuple):
       name: for records.
       num_iterations: of this phase.
       begin: the state that the previous phase left -> the state of this phase's first iteration.
-      iterate: one iteration; returns the new state, whose ``step`` is one higher, and its metrics, ``num_tokens`` of
-        this iteration among them.
+      iterate: returns the new state, whose ``step`` is higher by the iterations made, one or several, and their
+        metrics, ``num_tokens`` among them.
       evaluate: judges a state on held-out data.
       eval_every: iterations between evaluations; the phase's end is always evaluated.
     """
@@ -83,51 +84,96 @@ def train(
       TooManySkippedUpdates: naming the step and the counters; the last good state is saved.
       Preempted: by the preemption, at a safe point.
     """
-    host = dict(host)
-    offset = sum(phase.num_iterations for phase in phases[: host["phase"]])
-    total = sum(phase.num_iterations for phase in phases)
-
-    def hold(step: int, state: TrainState) -> None:
-        kept = jax.tree.map(lambda x: x.copy(), state) if keep_boundary else state
-        preemption.hold(checkpointer.prepare(step, kept, host))
-
-    last: dict[str, float] = {}
+    loop = _Loop(
+        phases,
+        dict(host),
+        checkpointer,
+        writer,
+        preemption,
+        progress,
+        checkpoint_every=checkpoint_every,
+        keep_boundary=keep_boundary,
+        max_skips_in_a_row=max_skips_in_a_row,
+    )
     if "begun" not in host:
-        judged = phases[0].evaluate(state)
-        last = judged.metrics
-        writer.samples(0, _label(judged.samples, phases[0].name, "before"))
-        writer.metrics(0, {"phase": phases[0].name, **judged.metrics})
-        host["begun"] = True
-    for index, phase in enumerate(phases[host["phase"] :], start=host["phase"]):
-        if index > host["phase"]:
-            state, host["phase"] = phase.begin(state), index
-        recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=PATIENCE)
-        while int(state.step) < phase.num_iterations:
-            hold(offset + int(state.step), state)
-            state, row = phase.iterate(state)
-            host["num_tokens"] += row["num_tokens"]
-            row["num_tokens"] = host["num_tokens"]
-            step, done = offset + int(state.step), int(state.step) == phase.num_iterations
-            if done or int(state.step) % phase.eval_every == 0:
-                judged = phase.evaluate(state)
-                last = judged.metrics
-                row = {**row, **judged.metrics}
-                if done:
-                    writer.samples(step, _label(judged.samples, phase.name, "after"))
-                    # What one phase leaves is what the next one starts from.
-                    for following in phases[index + 1 : index + 2]:
-                        writer.samples(step, _label(judged.samples, following.name, "before"))
-            writer.metrics(step, {"phase": phase.name, **row})
-            progress.update(phase.name, step, total, {**last, **row})
-            recent.append(row)
-            progress.note(budget_notes(list(recent)))
-            _check_skips(state, step, max_skips_in_a_row, phase.num_iterations)
-            if done or int(state.step) % checkpoint_every == 0:
-                checkpointer.save(step, state, host)
-        offset += phase.num_iterations
-        hold(offset, state)
+        loop.look_before(state)
+    for index in range(host["phase"], len(phases)):
+        state = loop.run_phase(index, state)
     progress.close()
     return state
+
+
+@dataclasses.dataclass
+class _Loop:
+    """The arguments of :func:`train`, and what was last known of the policy."""
+
+    phases: Sequence[Phase]
+    host: dict[str, Any]
+    checkpointer: Checkpointer
+    writer: Writer
+    preemption: Preemption
+    progress: Progress
+    checkpoint_every: int
+    keep_boundary: bool
+    max_skips_in_a_row: int
+    heldout: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def look_before(self, state: TrainState) -> None:
+        """Judges the policy that training starts from."""
+        judged = self.phases[0].evaluate(state)
+        self.heldout = judged.metrics
+        self.writer.samples(0, _label(judged.samples, self.phases[0].name, "before"))
+        self.writer.metrics(0, {"phase": self.phases[0].name, **judged.metrics})
+        self.host["begun"] = True
+
+    def run_phase(self, index: int, state: TrainState) -> TrainState:
+        """A phase from wherever the state stands in it to its end."""
+        phase, offset = self.phases[index], sum(phase.num_iterations for phase in self.phases[:index])
+        if index > self.host["phase"]:
+            state, self.host["phase"] = phase.begin(state), index
+        recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=PATIENCE)
+        while (before := int(state.step)) < phase.num_iterations:
+            self._hold(offset + before, state)
+            state, row = phase.iterate(state)
+            after = int(state.step)
+            if after == phase.num_iterations or _passed(before, after, phase.eval_every):
+                row = {**row, **self._judge(index, offset + after, state)}
+            recent.append(row)
+            self._tell(phase, offset + after, row, list(recent))
+            _check_skips(state, offset + after, self.max_skips_in_a_row, phase.num_iterations)
+            if after == phase.num_iterations or _passed(before, after, self.checkpoint_every):
+                self.checkpointer.save(offset + after, state, self.host)
+        self._hold(offset + phase.num_iterations, state)
+        return state
+
+    def _hold(self, step: int, state: TrainState) -> None:
+        """What a signal would save from here on."""
+        kept = jax.tree.map(lambda x: x.copy(), state) if self.keep_boundary else state
+        self.preemption.hold(self.checkpointer.prepare(step, kept, self.host))
+
+    def _judge(self, index: int, step: int, state: TrainState) -> dict[str, float]:
+        """Held-out figures; at a phase's end its completions are kept, from which the next phase starts."""
+        judged = self.phases[index].evaluate(state)
+        self.heldout = judged.metrics
+        if int(state.step) == self.phases[index].num_iterations:
+            self.writer.samples(step, _label(judged.samples, self.phases[index].name, "after"))
+            for following in self.phases[index + 1 : index + 2]:
+                self.writer.samples(step, _label(judged.samples, following.name, "before"))
+        return judged.metrics
+
+    def _tell(self, phase: Phase, step: int, row: dict[str, Any], recent: list[dict[str, Any]]) -> None:
+        """Writes the metrics of an iteration, and shows them."""
+        self.host["num_tokens"] += row["num_tokens"]
+        row["num_tokens"] = self.host["num_tokens"]
+        total = sum(phase.num_iterations for phase in self.phases)
+        self.writer.metrics(step, {"phase": phase.name, **row})
+        self.progress.update(phase.name, step, total, {**self.heldout, **row})
+        self.progress.note(budget_notes(recent))
+
+
+def _passed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of ``every`` lies in (before, after]: an iteration may take several steps."""
+    return after // every > before // every
 
 
 def _label(samples, phase, when):
