@@ -64,11 +64,11 @@ def select_units(method: Method, target: Target, number: int, units: int) -> Sel
       number: of units.
       units: how many are seen.
     """
-    if target.importance is None:
+    if target.importance is None or units == number:
         return Selection(target, jnp.arange(number), Metric.of(1.0))
     order = jnp.argsort(-target.importance, stable=True)
     kept = Metric(target.importance[order[:units]].sum(), target.importance.sum())
-    if method.needs.critic is None or units == number:
+    if method.needs.critic is None:
         return Selection(target, order[:units], kept)
     weights = target.weights.at[order[units:]].set(0.0)
     return Selection(target._replace(examples=target.examples | {"weights": weights}), order, kept)

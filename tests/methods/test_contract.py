@@ -1,6 +1,7 @@
 """One contract for every method of the table; a new method is a new row by itself."""
 
 import functools
+import warnings
 
 import chex
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gempi_jax.contracts import Counts
@@ -154,8 +155,8 @@ def test_learning_scans_compiles_once_and_keeps_nothing_outside_its_state(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("devices", [2, 8])
-def test_devices_change_no_gradient(name, devices):
+@pytest.mark.parametrize(("mapping", "devices"), [("shard_map", 2), ("shard_map", 8), ("jit", 8), ("pmap", 8)])
+def test_devices_change_no_gradient(name, mapping, devices):
     method, data, _, duals, _, target = case(name)
     counts = Counts(*world(method).count(data), jnp.float32(1.0))
     params = make_params()
@@ -163,11 +164,19 @@ def test_devices_change_no_gradient(name, devices):
     def gradient(data, examples):
         return jax.grad(lambda p: part_loss(method, p, duals, target._replace(examples=examples), data, counts))(params)
 
-    whole = compiled(gradient)(data, target.examples)
-    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
-
-    def local(data, examples):
+    def summed(data, examples):
         return jax.lax.psum(gradient(data, examples), "data")
 
-    mapped = jax.shard_map(local, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=P(), check_vma=False)
-    chex.assert_trees_all_close(compiled(mapped)(data, target.examples), whole, rtol=2e-5, atol=2e-6)
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    parts = data, target.examples
+    if mapping == "jit":
+        found = compiled(gradient)(*jax.device_put(parts, NamedSharding(mesh, P("data"))))
+    elif mapping == "shard_map":
+        specs = {"in_specs": (P("data"), P("data")), "out_specs": P(), "check_vma": False}
+        found = compiled(jax.shard_map(summed, mesh=mesh, **specs))(*parts)
+    else:
+        split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), parts)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            found = jax.tree.map(lambda x: x[0], jax.pmap(summed, axis_name="data")(*split))
+    chex.assert_trees_all_close(found, compiled(gradient)(*parts), rtol=2e-5, atol=2e-6)
