@@ -50,7 +50,7 @@ from gempi_jax.em.projection import (
 from gempi_jax.em.spec import GempiSpec
 from gempi_jax.em.target import sampled_divergences, solve_target, target_log_weights
 from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
-from gempi_jax.em.transforms import Given, GroupStandardized, LeaveOneOut, Standardized, Transform
+from gempi_jax.em.transforms import Given, GroupCentred, GroupStandardized, LeaveOneOut, Standardized, Transform
 from gempi_jax.numerics.selection import top_k_mask
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "GaussianDivergence",
     "GempiSpec",
     "Given",
+    "GroupCentred",
     "GroupStandardized",
     "Identity",
     "LeaveOneOut",

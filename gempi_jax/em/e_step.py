@@ -189,19 +189,20 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     samples = _prepared(spec, samples, axis_name)
     batch = clean(spec, samples, axis_name)
     by_weighting = {Tilted: _tilted, Signed: _signed}
-    weights, dual_loss, metrics = by_weighting[type(spec.weighting)](spec, duals, samples, batch, axis_name)
+    examples, dual_loss, metrics = by_weighting[type(spec.weighting)](spec, duals, samples, batch, axis_name)
     # Not even the weight of one sample: none tells anything, or none is possible.
-    signal = reductions.count(weights != 0, axis_name=axis_name) > 0
-    weights = reductions.detach(weights).reshape(shape)
+    signal = reductions.count(examples["weights"] != 0, axis_name=axis_name) > 0
+    examples = {name: reductions.detach(values).reshape(shape) for name, values in examples.items()}
     metrics = {f"estep/{name}": Metric.of(value) for name, value in reductions.detach(metrics).items()}
     dual_loss = jnp.where(signal, dual_loss, 0.0)
-    return Target({"weights": weights}, dual_loss, metrics, signal, _importance(spec, weights))
+    return Target(examples, dual_loss, metrics, signal, _importance(spec, examples["weights"]))
 
 
 def _signed(spec: GempiSpec, duals: Duals, samples: Samples, batch: Batch, axis_name: AxisName):
     """w_i = A_i / N over the N real samples, those that tell nothing included: the mean of A_i grad log pi(y_i)."""
-    weights = jnp.where(batch.where, batch.advantages, 0.0) / jnp.maximum(batch.number, 1.0)
-    return weights, jnp.zeros(()), batch.metrics
+    advantages = jnp.where(batch.where, batch.advantages, 0.0)
+    examples = {"weights": advantages / jnp.maximum(batch.number, 1.0), "advantages": advantages}
+    return examples, jnp.zeros(()), batch.metrics
 
 
 def _tilted(spec: GempiSpec, duals: Duals, samples: Samples, batch: Batch, axis_name: AxisName):
@@ -231,7 +232,7 @@ def _tilted(spec: GempiSpec, duals: Duals, samples: Samples, batch: Batch, axis_
         if not spec.closed_form:
             whole, _ = _log_weights(spec, batch, coefficients, batch.where, axis_name)
         metrics["truncation_mass"] = truncation(spec, batch, whole, selected, axis_name)
-    return weights, dual_loss, metrics | _temperature_metrics(spec, duals, solution)
+    return {"weights": weights}, dual_loss, metrics | _temperature_metrics(spec, duals, solution)
 
 
 def _temperature_metrics(spec: GempiSpec, duals: Duals, solution: TemperatureSolution | None) -> dict[str, Array]:

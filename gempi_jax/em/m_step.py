@@ -119,7 +119,8 @@ def projection_loss(projection: Projection, duals: Duals, evaluation: Evaluation
         metrics[f"mstep/kl{suffix}"] = Metric(summed, terms)
         if isinstance(projection, Penalty):
             multiplier = jnp.float32(projection.coefficient)
-            loss = loss + multiplier * summed / total
+            averaged = projection.average(evaluation.divergence[part], evaluation.mask, evaluation.counts)
+            loss = loss + multiplier * averaged
         else:
             budget = projection.budgets[part]
             multiplier = _multiplier(duals, part)

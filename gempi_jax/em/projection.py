@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+from gempi_jax.em.averages import PER_TERM, Average
 from gempi_jax.numerics.checks import positive, require
 from gempi_jax.types import Array
 
@@ -89,11 +90,13 @@ class Penalty:
       coefficient: gamma > 0.
       divergence: D_M per term.
       towards: the snapshot that the policy is held near: pi_t (``"old"``) or pi_ref (``"ref"``).
+      average: over what D_M is averaged.
     """
 
     coefficient: float
     divergence: TokenDivergence
     towards: str = "old"
+    average: Average = PER_TERM
 
     def __post_init__(self):
         _measured(self.divergence, "Penalty")

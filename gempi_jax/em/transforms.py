@@ -40,6 +40,18 @@ class Standardized:
 
 
 @dataclasses.dataclass(frozen=True)
+class GroupCentred:
+    """r_i minus the mean reward of its group."""
+
+    by_group = True
+
+    def __call__(self, samples: Samples, axis_name: AxisName = None) -> Float[Array, "*E"]:
+        """A_i."""
+        rewards, mask = grouped(samples)
+        return centre(rewards, where=mask, axis=-1).reshape(samples.advantages.shape)
+
+
+@dataclasses.dataclass(frozen=True)
 class LeaveOneOut:
     """r_i minus the mean of the others' rewards: K / (K - 1) times r_i - mean(r) (RLOO, Ahmadian et al. 2024)."""
 
@@ -94,5 +106,5 @@ def grouped(samples: Samples) -> tuple[Float[Array, "G E"], Array]:
     return rewards, real(samples.rewards, samples.mask).reshape(rewards.shape)
 
 
-Transform = Given | Standardized | LeaveOneOut | GroupStandardized
+Transform = Given | Standardized | GroupCentred | LeaveOneOut | GroupStandardized
 """How rewards become advantages."""

@@ -2,9 +2,11 @@
 
 from gempi_jax.methods.awr import awr
 from gempi_jax.methods.base import Critic, Method, Needs, TrustRegion
-from gempi_jax.methods.critic import with_critic
+from gempi_jax.methods.critic import with_critic, with_entropy
 from gempi_jax.methods.dar import at_dar, dar, dar_tr, top_k_dar
 from gempi_jax.methods.gempi import Fit, from_spec
+from gempi_jax.methods.policy_gradient import dr_grpo, grpo, reinforce, rloo
+from gempi_jax.methods.ppo import ppo, ppo_sequence
 from gempi_jax.methods.rl_em import rl_em
 from gempi_jax.methods.sft import sft
 from gempi_jax.methods.table import METHODS
@@ -21,10 +23,17 @@ __all__ = [
     "awr",
     "dar",
     "dar_tr",
+    "dr_grpo",
     "from_spec",
+    "grpo",
+    "ppo",
+    "ppo_sequence",
+    "reinforce",
     "rl_em",
+    "rloo",
     "sft",
     "top_k_dar",
     "vmpo",
     "with_critic",
+    "with_entropy",
 ]

@@ -28,10 +28,12 @@ class Critic(NamedTuple):
 
     Attributes:
       estimator: makes advantages and value targets, see :mod:`gempi_jax.numerics.advantages`.
+      gamma: what the next step counts; of a whole completion there is none.
       detached: whether the value head reads the policy's states without moving them.
     """
 
     estimator: Callable[..., tuple[Array, Array]]
+    gamma: float = 1.0
     detached: bool = True
 
 
@@ -42,6 +44,7 @@ class Needs(NamedTuple):
       anchors: the frozen policies whose log-probs ``Samples.anchor_log_probs`` must hold, in order.
       trust_region: D_M of ``Evaluation.divergence``; ``None`` when the M-step is unconstrained.
       level: what an example is.
+      baseline: whether advantages start from the world's, rewards less its baseline; else from the rewards.
       rewards: whether weights depend on the rewards; those of demonstrations alone do not.
       by_group: whether samples are compared within their group alone, so that it needs at least two of them.
       every_unit: whether all units count the same, so that none can be left out of the M-step.
@@ -57,6 +60,7 @@ class Needs(NamedTuple):
     anchors: tuple[str, ...] = ()
     trust_region: TrustRegion | None = None
     level: Level = Level.SEQUENCE
+    baseline: bool = True
     rewards: bool = True
     by_group: bool = False
     every_unit: bool = False
@@ -92,6 +96,7 @@ class Method(NamedTuple):
       m_step: duals, target, evaluation -> loss, differentiable in the evaluation and in the duals.
       budgets: eps of each dual that has one, nats, under the dual's name: (eps_1, ..., eps_m) for ``"temperature"``.
         The duals' optimisers step on the gradient relative to it, 1 - D / eps, which knows no unit.
+      kl_stop: an update whose ``approx_kl`` is above this leaves policy and duals as they were; ``None`` never stops.
       init_state: key -> what moves without a gradient (moving moments, draws), beside the duals in checkpoints.
     """
 
@@ -101,6 +106,7 @@ class Method(NamedTuple):
     m_step: Callable[[Duals, Target, Evaluation], LossOutput]
     budgets: Mapping[str, float | tuple[float, ...]] = MappingProxyType({})
     init_state: Callable[[Array], PyTree] = no_state
+    kl_stop: float | None = None
 
 
 __all__ = ["Critic", "Evaluation", "LossOutput", "Method", "Needs", "Samples", "Target", "TrustRegion", "no_state"]

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from gempi_jax.methods.awr import awr
 from gempi_jax.methods.base import Method
 from gempi_jax.methods.dar import at_dar, dar, dar_tr, top_k_dar
+from gempi_jax.methods.policy_gradient import dr_grpo, grpo, reinforce, rloo
+from gempi_jax.methods.ppo import ppo, ppo_sequence
 from gempi_jax.methods.rl_em import rl_em
 from gempi_jax.methods.sft import sft
 from gempi_jax.methods.vmpo import vmpo
@@ -18,4 +20,10 @@ METHODS: dict[str, Callable[..., Method]] = {
     "at_dar": at_dar,
     "dar_tr": dar_tr,
     "top_k_dar": top_k_dar,
+    "reinforce": reinforce,
+    "rloo": rloo,
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "ppo": ppo,
+    "ppo_sequence": ppo_sequence,
 }

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from gempi_jax.em import Level
 from gempi_jax.methods import METHODS
 from gempi_jax.methods.base import Method
 from gempi_jax.runners.settings import PhaseSettings, RunSettings
@@ -27,6 +28,26 @@ def check_phase(name: str, phase: PhaseSettings, method: Method) -> None:
     """
     _check_samples(name, phase, method)
     _check_effects(name, phase, method)
+
+
+def check_dropout(name: str, phase: PhaseSettings, method: Method, rate: float) -> None:
+    """Refuses ratios of a policy that drops to one that does not, unless they are asked for.
+
+    Args:
+      name: of the phase's section, for errors.
+      phase: its settings.
+      method: made of them.
+      rate: the largest dropout rate of the run's model.
+
+    Raises:
+      ValueError: with the place in the config, the value and the fix.
+    """
+    if rate and method.needs.ratio and not phase.ratio_dropout:
+        raise ValueError(
+            f"config.model.dropout (or lora.dropout) = {rate}: method {phase.method!r} of config.{name} takes ratios "
+            "of a pass that drops to one that does not, noise from the first update on; set it to 0, or "
+            f"config.{name}.ratio_dropout to True"
+        )
 
 
 def check_plan(
@@ -104,6 +125,11 @@ def _weighs_rewards(phase: PhaseSettings, method: Method) -> bool:
     return method.needs.rewards and SOURCES[phase.source].rewarded
 
 
+def _takes_baseline(phase: PhaseSettings, method: Method) -> bool:
+    own_critic = method.needs.critic is not None and phase.baseline != "value"
+    return _weighs_rewards(phase, method) and method.needs.baseline and not own_critic
+
+
 def _writes(phase: PhaseSettings, method: Method) -> bool:
     return SOURCES[phase.source].written
 
@@ -120,16 +146,20 @@ def _has_trust_region(phase: PhaseSettings, method: Method) -> bool:
     return method.needs.trust_region is not None
 
 
+def _takes_ratios(phase: PhaseSettings, method: Method) -> bool:
+    return method.needs.ratio
+
+
 def _has_dual(kind: str) -> Callable[[PhaseSettings, Method], bool]:
     return lambda phase, method: any(name.startswith(kind) for name in jax.eval_shape(method.init))
 
 
-_NO_REWARDS = "no reward is read here"
+_NO_BASELINE = "no reward is read here, or the method makes its own advantages of them"
 _NO_ROLLOUT = "the completions are the dataset's own"
 _NO_TEMPERATURE = "no temperature follows gradient steps; the method has it fixed, or solves for it"
 EFFECTS = (
-    _Effect("baseline", _weighs_rewards, _NO_REWARDS, harmless=("zero",)),
-    _Effect("normalize_advantages", _weighs_rewards, _NO_REWARDS),
+    _Effect("baseline", _takes_baseline, _NO_BASELINE, harmless=("zero",)),
+    _Effect("normalize_advantages", _takes_baseline, _NO_BASELINE),
     _Effect("value_learning_rate", _has_critic, "there is no critic: baseline is not 'value'"),
     _Effect("num_generations", _writes, _NO_ROLLOUT, harmless=(1,)),
     _Effect("temperature", _writes, _NO_ROLLOUT),
@@ -140,6 +170,7 @@ EFFECTS = (
     _Effect("shrink", _writes, _NO_ROLLOUT),
     _Effect("old_period", _keeps_old, "neither the method nor a rollout uses pi_t"),
     _Effect("old_ema_decay", _keeps_old, "neither the method nor a rollout uses pi_t"),
+    _Effect("ratio_dropout", _takes_ratios, "the method takes no ratios"),
     _Effect("trust_region_dropout", _has_trust_region, "the method has no trust region"),
     _Effect("duals.optimizer", _has_dual(""), "the method has no duals"),
     _Effect("duals.num_temperature_steps", _has_dual("temperature"), _NO_TEMPERATURE),
@@ -183,7 +214,7 @@ def _check_samples(name: str, phase: PhaseSettings, method: Method) -> None:
             f"{place}.source = {phase.source!r}: method {phase.method!r} weighs completions by their rewards, and "
             "these have none; set source to 'scored' and give a column 'reward', or method to 'sft'"
         )
-    if one and phase.baseline == "group_mean" and method.needs.rewards:
+    if one and phase.baseline == "group_mean" and _takes_baseline(phase, method):
         raise ValueError(
             f"{place}.baseline = 'group_mean': {count}, whose mean is its own reward, so that all advantages are 0; "
             f"set {more}baseline to 'batch_mean', 'value' or 'zero'"
@@ -192,6 +223,16 @@ def _check_samples(name: str, phase: PhaseSettings, method: Method) -> None:
         raise ValueError(
             f"{place}.{_compares(phase)}: {count}, whose weight is the same whatever its reward; set "
             f"{more}{_fix(phase)}"
+        )
+    if method.needs.critic is not None and phase.old_log_probs == "sampler":
+        raise ValueError(
+            f"{place}.old_log_probs = 'sampler': a critic reads the policy's states, of a pass over what it wrote; set "
+            "it to 'scored'"
+        )
+    if method.needs.level is Level.TOKEN and not SOURCES[phase.source].written:
+        raise ValueError(
+            f"{place}.source = {phase.source!r}: method {phase.method!r} weighs each token, and rows of a dataset have "
+            "log-probabilities and rewards of whole completions; set source to 'rollout', or level to 'sequence'"
         )
     parts = phase.updates_per_epoch * phase.num_microbatches
     if method.needs.critic is not None and phase.batch_prompts % parts:

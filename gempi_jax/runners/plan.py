@@ -16,7 +16,7 @@ from gempi_jax.models import ValueHead
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners import stages
 from gempi_jax.runners.build import blame, lookup
-from gempi_jax.runners.checks import check_plan
+from gempi_jax.runners.checks import check_dropout, check_plan
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.ends import Ends, phase_ends, say_what_disagrees, union
 from gempi_jax.runners.heldout import GreedyEvaluation
@@ -123,6 +123,7 @@ class Plan:
     def _plan(self, name: str, ends: Ends, task: Task, make: Callable[..., Source]) -> PhasePlan:
         phase = self.settings.phases[name]
         method = phase_method(name, phase)
+        check_dropout(name, phase, method, self._dropout)
         critic = method.needs.critic is not None
         optimizers, rate = build_optimizers(phase, name, critic=critic)
         source = phase_source(name, self.settings, method, task, functools.partial(make, ends=ends))
@@ -193,7 +194,7 @@ class Plan:
             place=functools.partial(sharding.put_batch, mesh=self._mesh),
             shardings=self._shardings,
             preemption=preemption,
-            dropout=max(self.settings.model.dropout, self.settings.model.lora.dropout) > 0,
+            dropout=self._dropout > 0,
         )
         chunks = (phase.prefill_chunk for phase in self.settings.phases.values())
         evaluation = GreedyEvaluation(
@@ -216,6 +217,11 @@ class Plan:
             evaluation,
             plan.settings.eval_every,
         )
+
+    @property
+    def _dropout(self) -> float:
+        """The largest rate of the model."""
+        return max(self.settings.model.dropout, self.settings.model.lora.dropout)
 
     @property
     def _num_parts(self) -> int:

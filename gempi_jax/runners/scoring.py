@@ -3,13 +3,13 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from gempi_jax.contracts import Metric, Metrics, Samples
 from gempi_jax.em import Level
 from gempi_jax.llm.scoring import score
 from gempi_jax.methods.base import Needs
-from gempi_jax.numerics import standardize
+from gempi_jax.numerics import standardize, telling
 from gempi_jax.runners.baselines import Baseline
 from gempi_jax.runners.batch import Batch, Scored
 from gempi_jax.runners.networks import Policy, behaviour
@@ -96,31 +96,35 @@ def make_samples(
     sampler = log_probs["old"] + of_example(jnp.where(batch.mask, batch.sampler_shift, 0.0))
     if batch.behaviour_log_probs is not None:
         sampler = batch.behaviour_log_probs
-    rewards = batch.rewards
-    if needs.kl_price:
-        rewards = rewards - needs.kl_price * (sampler - log_probs["ref"]) if not by_token else rewards
+    # What a completion earns, less what its distance from pi_ref costs; the tokens' own costs are a critic's to see.
+    costs = needs.kl_price * (sampler - log_probs["ref"]) if needs.kl_price else jnp.zeros_like(sampler)
+    earned = batch.rewards - (costs.sum(-1) if by_token else costs)
     samples = Samples(
-        advantages=_advantages(advantages, rewards),
+        advantages=_advantages(advantages, earned),
         sampler_log_probs=sampler,
         anchor_log_probs=jnp.stack([log_probs[name] for name in needs.anchors])
         if needs.anchors
         else jnp.zeros((0, *sampler.shape)),
         mask=batch.mask if by_token else None,
-        rewards=rewards,
-        signal=None if advantages.baseline is None else advantages.baseline.signal(rewards),
+        rewards=earned,
+        signal=_signal(advantages, needs, earned),
         reference_rewards=batch.reference_rewards,
     )
     if by_token:
+        spread = {name: getattr(samples, name) for name in ("advantages", "rewards", "signal")}
         shape = batch.mask.shape
-        spread = {
-            name: jnp.broadcast_to(getattr(samples, name)[..., None], shape)
-            for name in ("advantages", "rewards", "signal")
-            if getattr(samples, name) is not None
-        }
+        spread = {n: None if x is None else jnp.broadcast_to(x[..., None], shape) for n, x in spread.items()}
         samples = samples._replace(**spread)
     if needs.critic is None:
         return samples
-    return _criticised(reader, needs, state, batch, reading, samples)
+    return _criticised(reader, needs, state, batch, reading, samples, costs)
+
+
+def _signal(how: Advantages, needs: Needs, rewards: Float[Array, "G K"]) -> Bool[Array, "G K"] | None:
+    """The samples whose reward differs from that of one they are compared with: with a critic, any of the batch."""
+    if how.baseline is None:
+        return None
+    return telling(rewards) if needs.critic is not None else how.baseline.signal(rewards)
 
 
 def _advantages(how: Advantages, rewards: Float[Array, "G K"]) -> Float[Array, "G K"]:
@@ -132,14 +136,29 @@ def _advantages(how: Advantages, rewards: Float[Array, "G K"]) -> Float[Array, "
 
 
 def _criticised(
-    reader: Reader, needs: Needs, state: TrainState, batch: Batch, reading: Reading, samples: Samples
+    reader: Reader,
+    needs: Needs,
+    state: TrainState,
+    batch: Batch,
+    reading: Reading,
+    samples: Samples,
+    costs: Float[Array, "*E"],
 ) -> Samples:
     """Advantages and value targets by the critic's estimator; a whole completion is one step."""
     head = {"params": state.params["value"]}
-    steps = (samples.rewards[..., None], jnp.zeros(batch.rewards.shape)[..., None])
+    if needs.level is Level.TOKEN:
+        values = reader.policy.value_head.apply(head, reading.hidden)
+        following = jnp.concatenate([batch.mask[..., 1:], jnp.zeros_like(batch.mask[..., :1])], axis=-1)
+        continues = batch.mask & following
+        # The task's reward comes with the last token.
+        rewards = jnp.where(batch.mask & ~following, batch.rewards[..., None], 0.0) - costs
+        steps = rewards, needs.critic.gamma * continues, continues, values, jnp.roll(values, -1, axis=-1)
+        advantages, targets = needs.critic.estimator(*(jnp.where(batch.mask, x, 0) for x in steps))
+        return samples._replace(advantages=advantages, values=values, value_targets=targets)
     values = reader.policy.value_head.apply(head, reading.features)[:, None, None]
-    values = jnp.broadcast_to(values, steps[0].shape)
-    advantages, targets = needs.critic.estimator(steps[0], steps[1], steps[1] > 0, values, values)
+    rewards = samples.rewards[..., None]
+    nothing, values = jnp.zeros_like(rewards), jnp.broadcast_to(values, rewards.shape)
+    advantages, targets = needs.critic.estimator(rewards, nothing, nothing > 0, values, values)
     return samples._replace(advantages=advantages[..., 0], values=values[..., 0], value_targets=targets[..., 0])
 
 

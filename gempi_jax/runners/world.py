@@ -60,7 +60,7 @@ class LanguageWorld(NamedTuple):
             counts,
             scored.old_log_probs if self.needs.ratio else None,
             output.entropy if self.needs.entropy else None,
-            None if self.needs.critic is None else self._values(params, scored),
+            None if self.needs.critic is None else self._values(params, scored, hidden),
             _distance(params["policy"], snapshots["ref"]) if self.needs.prior else None,
         )
         return _by_token(evaluation) if self.needs.level is Level.TOKEN else evaluation
@@ -101,9 +101,13 @@ class LanguageWorld(NamedTuple):
         output = self._head(params, hidden, batch, frozen)
         return output, {"kl": output.divergence}
 
-    def _values(self, params: Params, scored: Scored) -> Float[Array, "G K"]:
-        """V(x) of the critic, the same for all completions of a prompt."""
-        values = self.policy.value_head.apply({"params": params["value"]}, scored.features)
+    def _values(self, params: Params, scored: Scored, hidden: Float[Array, "G K C D"]) -> Float[Array, "..."]:
+        """V of the states that predict each token [G, K, C], or V(x), the same for all completions of a prompt."""
+        head = {"params": params["value"]}
+        if self.needs.level is Level.TOKEN:
+            states = jax.lax.stop_gradient(hidden) if self.needs.critic.detached else hidden
+            return self.policy.value_head.apply(head, states)
+        values = self.policy.value_head.apply(head, scored.features)
         return jnp.broadcast_to(values[:, None], scored.batch.rewards.shape)
 
 

@@ -143,7 +143,7 @@ def m_stage(
     # A loss is a total, not a mean over the parts.
     metrics["loss"] = Metric.of(metrics["loss"].sum)
     updated, metrics = _apply(method, optimizers, state, grads, dual_grads, metrics)
-    return _told(target.signal, updated, state), metrics
+    return _told(_goes_on(method, target, metrics), updated, state), metrics
 
 
 def skip_update(state: TrainState) -> TrainState:
@@ -230,6 +230,14 @@ def _told(signal: Bool[Array, ""] | None, new: PyTree, old: PyTree) -> PyTree:
         return _select(signal, new, old) if owner == "policy" else new
 
     return jax.tree_util.tree_map_with_path(select, new, old)
+
+
+def _goes_on(method: Method, target: Target, metrics: Metrics) -> Bool[Array, ""] | None:
+    """Whether a batch has a signal, and the policy has not yet gone as far as the method lets it."""
+    if method.kl_stop is None:
+        return target.signal
+    near = metrics["approx_kl"].mean() <= method.kl_stop
+    return near if target.signal is None else near & target.signal
 
 
 def _select(finite: Bool[Array, ""], new: Array, old: Array) -> Array:

@@ -79,6 +79,8 @@ class UpdateSettings:
       updates_per_epoch: optimiser steps per pass over the batch.  num_epochs: passes.
       num_microbatches: parts of one optimiser step, for memory.
       trust_region_dropout: same_mask (pi_k and pi_theta drop the same units) or deterministic (D_M drops none).
+      ratio_dropout: lets a method of ratios (PPO, GRPO) train with dropout, which makes its ratios noise: they divide a
+        pass that drops by one that does not.
       old_period: T_target, iterations between refreshes of pi_t, which writes the rollouts.  old_ema_decay: 0 copies.
       optimizer, duals: see their classes.
     """
@@ -88,6 +90,7 @@ class UpdateSettings:
     num_epochs: int = 1
     num_microbatches: int = 1
     trust_region_dropout: str = "same_mask"
+    ratio_dropout: bool = False
     old_period: int = 1
     old_ema_decay: float = 0.0
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)

@@ -1,0 +1,77 @@
+"""PPO (Schulman et al. 2017), section 4, on tokens and on whole completions: one method under two readings."""
+
+from gempi_jax.em import GempiSpec, Given, Level, Signed, Standardized
+from gempi_jax.losses.surrogate import Epsilon
+from gempi_jax.methods.base import Critic, Method
+from gempi_jax.methods.critic import with_critic, with_entropy
+from gempi_jax.methods.fits.surrogate import ClippedSurrogate, Ratio
+from gempi_jax.methods.gempi import from_spec
+from gempi_jax.numerics.advantages import gae
+
+
+def ppo(
+    epsilon: Epsilon = 0.2,
+    beta: float = 0.05,
+    lam: float = 0.95,
+    gamma: float = 1.0,
+    *,
+    whiten: bool = True,
+    value_coefficient: float = 0.1,
+    value_clip: float | None = 0.2,
+    entropy_coefficient: float = 0.0,
+    kl_stop: float | None = None,
+    detached: bool = True,
+    level: Level = Level.TOKEN,
+) -> Method:
+    """A clipped ratio of each token, GAE from a critic that reads the policy's states, the KL to pi_ref in the rewards.
+
+    The published settings for language models are the defaults (TRL's): k1 x 0.05 off each token's reward, the task's
+    reward at the last token, whitened advantages, means over tokens.
+
+    Args:
+      epsilon: of the clip, or (low, high).
+      beta: price of k1 of the policy that sampled and pi_ref, per token.
+      lam: of GAE.
+      gamma: discount of a token.
+      whiten: advantages of mean 0 and deviation 1 over the batch's tokens.
+      value_coefficient: of 1/2 (V - G)^2.
+      value_clip: V that has moved so far towards its target stops; ``None`` without.
+      entropy_coefficient: of the policy's entropy.
+      kl_stop: an update leaves the policy as it is where its approximate KL (k3) to the policy that sampled is above
+        this, nats a token; ``None`` never stops.
+      detached: the critic's head leaves the policy's states alone; else its loss moves them, too.
+      level: a step is a token or, with V(x) alone, the whole completion.
+    """
+    spec = GempiSpec(weighting=Signed(), transform=Standardized() if whiten else Given(), level=level)
+    method = from_spec(spec, ClippedSurrogate(epsilon, Ratio.TERM if level is Level.TOKEN else Ratio.EXAMPLE))
+    critic = Critic(gae(lam), gamma, detached)
+    method = with_critic(method, critic, coefficient=value_coefficient, value_clip=value_clip)
+    method = method._replace(needs=method.needs._replace(kl_price=beta), kl_stop=kl_stop)
+    return with_entropy(method, entropy_coefficient)
+
+
+def ppo_sequence(
+    epsilon: Epsilon = 0.2,
+    beta: float = 0.05,
+    *,
+    whiten: bool = True,
+    value_coefficient: float = 0.1,
+    value_clip: float | None = 0.2,
+    entropy_coefficient: float = 0.0,
+    kl_stop: float | None = None,
+) -> Method:
+    """:func:`ppo` with the whole completion as its one step: r_seq(theta), and A = r - V(x).
+
+    Arguments as for :func:`ppo`; beta prices the completion's summed k1.
+    """
+    return ppo(
+        epsilon,
+        beta,
+        1.0,
+        whiten=whiten,
+        value_coefficient=value_coefficient,
+        value_clip=value_clip,
+        entropy_coefficient=entropy_coefficient,
+        kl_stop=kl_stop,
+        level=Level.SEQUENCE,
+    )
