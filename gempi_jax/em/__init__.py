@@ -7,6 +7,7 @@ weights and log-probabilities into a loss.  Everything they are made of is expor
 from gempi_jax.em.choices import (
     Anchor,
     Dual,
+    Equal,
     Fixed,
     Identity,
     Level,
@@ -57,6 +58,7 @@ __all__ = [
     "Anchor",
     "Constraint",
     "Dual",
+    "Equal",
     "ExactDivergence",
     "Fixed",
     "GaussianDivergence",

@@ -68,6 +68,8 @@ def _signal(
     if not spec.weighs_rewards:
         return where
     kept = where if given is None else where & given
+    if spec.by_reference:
+        return kept
     within = axis_name if spec.scope_axis is None else None
     return telling(advantages, where=kept, axis=spec.scope_axis, axis_name=within)
 

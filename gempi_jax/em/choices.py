@@ -126,5 +126,17 @@ class Signed:
     """w_i = A_i / N: the gradient of the expected advantage (REINFORCE), below zero for samples below the baseline."""
 
 
-Weighting = Tilted | Signed
+@dataclasses.dataclass(frozen=True)
+class Equal:
+    """w_i = 1/N for each of the N samples but those that tell nothing: for fits that read the rewards themselves.
+
+    Attributes:
+      by_reference: samples are compared with the reference rewards of their prompt, not with each other: they tell
+        nothing where all rewards of a prompt, its own and those of pi_ref, are equal.
+    """
+
+    by_reference: bool = False
+
+
+Weighting = Tilted | Signed | Equal
 """How advantages become weights."""

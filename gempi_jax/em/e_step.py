@@ -1,5 +1,7 @@
 """The one E-step: detached weights of the target q* on samples, from any setting of the tuple."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
@@ -7,7 +9,7 @@ from jaxtyping import Bool, Float
 from gempi_jax.contracts import Metric, Samples, Target
 from gempi_jax.em import diagnostics, mixture
 from gempi_jax.em.batch import Batch, check, clean
-from gempi_jax.em.choices import Dual, Fixed, Scope, Score, Signed, Tilted, TopK
+from gempi_jax.em.choices import Dual, Equal, Fixed, Scope, Score, Signed, Tilted, TopK
 from gempi_jax.em.duals import MINIMUM, temperature_dual
 from gempi_jax.em.filtering import select
 from gempi_jax.em.metrics import anchor_metrics, sample_metrics, scope_metrics, truncation
@@ -15,6 +17,7 @@ from gempi_jax.em.spec import GempiSpec
 from gempi_jax.em.target import sampled_divergences, target_log_weights
 from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
 from gempi_jax.em.transforms import grouped
+from gempi_jax.em.weightings import by_reference, equal, signed
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import LARGEST
 from gempi_jax.numerics.masked import telling
@@ -143,11 +146,14 @@ def _prepared(spec: GempiSpec, samples: Samples, axis_name: AxisName) -> Samples
         rewards, mask = grouped(samples)
         tells = telling(rewards, where=mask, axis=-1).reshape(samples.advantages.shape)
         samples = samples._replace(signal=tells if samples.signal is None else tells & samples.signal)
+    if spec.by_reference:
+        samples = samples._replace(signal=by_reference(samples))
     samples = samples._replace(advantages=reductions.detach(spec.transform(samples, axis_name)))
     if spec.scope is Scope.GROUP:
-        leading = len(spec.anchors), samples.advantages.shape[0]
-        flat = {n: None if x is None else x.reshape(leading[1], -1) for n, x in per_example(samples).items()}
-        samples = samples._replace(anchor_log_probs=samples.anchor_log_probs.reshape(*leading, -1), **flat)
+        shape = samples.advantages.shape
+        shape = shape[0], math.prod(shape[1:])
+        flat = {n: None if x is None else x.reshape(shape) for n, x in per_example(samples).items()}
+        samples = samples._replace(anchor_log_probs=samples.anchor_log_probs.reshape(-1, *shape), **flat)
     return samples
 
 
@@ -159,7 +165,7 @@ def per_example(samples: Samples) -> dict[str, Array | None]:
 
 def _importance(spec: GempiSpec, weights: Float[Array, "*E"]) -> Float[Array, "G"] | None:
     """Each unit's share of the weight; ``None`` where all units weigh the same, so that none can be left out."""
-    if not spec.weighs_rewards or spec.scope is Scope.GROUP:
+    if spec.every_unit:
         return None
     return jnp.sum(jnp.abs(weights).reshape(weights.shape[0], -1), axis=1)
 
@@ -188,7 +194,7 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     shape = samples.advantages.shape
     samples = _prepared(spec, samples, axis_name)
     batch = clean(spec, samples, axis_name)
-    by_weighting = {Tilted: _tilted, Signed: _signed}
+    by_weighting = {Tilted: _tilted, Signed: signed, Equal: equal}
     examples, dual_loss, metrics = by_weighting[type(spec.weighting)](spec, duals, samples, batch, axis_name)
     # Not even the weight of one sample: none tells anything, or none is possible.
     signal = reductions.count(examples["weights"] != 0, axis_name=axis_name) > 0
@@ -196,13 +202,6 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     metrics = {f"estep/{name}": Metric.of(value) for name, value in reductions.detach(metrics).items()}
     dual_loss = jnp.where(signal, dual_loss, 0.0)
     return Target(examples, dual_loss, metrics, signal, _importance(spec, examples["weights"]))
-
-
-def _signed(spec: GempiSpec, duals: Duals, samples: Samples, batch: Batch, axis_name: AxisName):
-    """w_i = A_i / N over the N real samples, those that tell nothing included: the mean of A_i grad log pi(y_i)."""
-    advantages = jnp.where(batch.where, batch.advantages, 0.0)
-    examples = {"weights": advantages / jnp.maximum(batch.number, 1.0), "advantages": advantages}
-    return examples, jnp.zeros(()), batch.metrics
 
 
 def _tilted(spec: GempiSpec, duals: Duals, samples: Samples, batch: Batch, axis_name: AxisName):

@@ -16,6 +16,7 @@ import dataclasses
 from gempi_jax.em.choices import (
     Anchor,
     Dual,
+    Equal,
     Fixed,
     Identity,
     Level,
@@ -156,6 +157,16 @@ class GempiSpec:
     def weighs_rewards(self) -> bool:
         """Whether weights depend on the advantages; those of demonstrations alone do not."""
         return bool(self.anchors) or isinstance(self.filter, TopK) or not isinstance(self.weighting, Tilted)
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether samples are compared with reference rewards."""
+        return isinstance(self.weighting, Equal) and self.weighting.by_reference
+
+    @property
+    def every_unit(self) -> bool:
+        """Whether all units weigh the same, so that none can be left out."""
+        return self.scope is Scope.GROUP or not self.weighs_rewards or isinstance(self.weighting, Equal)
 
     @property
     def scope_axis(self) -> int | None:

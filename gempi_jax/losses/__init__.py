@@ -37,6 +37,7 @@ from gempi_jax.losses.ratios import kl_terms, log_ratios, sequence_log_ratios
 from gempi_jax.losses.regression import (
     centred_regression,
     fitted_baseline,
+    fitted_regression,
     group_mean,
     log_mean_exp,
     log_quantile_baseline,
@@ -74,6 +75,7 @@ __all__ = [
     "dpo_loss",
     "expected_values",
     "fitted_baseline",
+    "fitted_regression",
     "forward_softmax",
     "group_mean",
     "implicit_reward",

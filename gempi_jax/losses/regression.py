@@ -10,7 +10,7 @@ whoever wrote it; methods differ in the base and in how they estimate beta log Z
 | OAPL   | the sampler | ``log_ratio_regression(rho, r, scale=beta_2, baseline=log_mean_exp(r, beta_1))``         |
 | A*-PO  | pi_ref      | the same, with a baseline from the rewards of samples of pi_ref                          |
 | QRPO   | pi_ref      | ``log_ratio_regression(rho, F, scale=beta, baseline=quantile_baseline(beta))``           |
-| TBA    | pi_ref      | ``log_ratio_regression(rho, g, scale=1.0, baseline=fitted_baseline(rho, g, scale=1.0))`` |
+| TBA    | pi_ref      | ``fitted_regression(rho, g, scale=1.0)``                                                 |
 | GVPO   | pi_t        | ``0.5 * centred_regression(rho, r, scale=beta)``                                         |
 | REBEL  | pi_t        | ``pair_regression(rho, r, scale=1 / eta)``                                               |
 
@@ -116,6 +116,21 @@ def fitted_baseline(
     _check_scale("fitted_baseline", scale)
     rho, gains, mask = _real_samples("fitted_baseline", log_ratios, gains, where)
     return _mean(gains - reductions.detach(scale * rho), mask)
+
+
+def fitted_regression(
+    log_ratios: Float[Array, "*G K"],
+    gains: Float[Array, "*G K"],
+    *,
+    scale: Scalar,
+    where: Bool[Array, "*G K"] | None = None,
+) -> Float[Array, "*G K"]:
+    """:func:`log_ratio_regression` with :func:`fitted_baseline`: terms whose mean is the variance of scale rho - g.
+
+    Arguments and errors as for :func:`log_ratio_regression`.
+    """
+    baseline = fitted_baseline(log_ratios, gains, scale=scale, where=where)
+    return log_ratio_regression(log_ratios, gains, scale=scale, baseline=baseline, where=where)
 
 
 def centred_regression(

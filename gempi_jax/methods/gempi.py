@@ -87,6 +87,6 @@ def _needs(spec: GempiSpec, fit: Fit | None, extra: tuple[str, ...]) -> Needs:
         baseline=not spec.transform.by_group,
         rewards=spec.weighs_rewards,
         by_group=spec.scope is Scope.GROUP or spec.transform.by_group or (fit is not None and fit.by_group),
-        every_unit=spec.scope is Scope.GROUP or not spec.weighs_rewards or (fit is not None and fit.by_group),
+        every_unit=spec.every_unit or (fit is not None and fit.by_group),
         ratio=fit is not None and fit.ratio,
     )

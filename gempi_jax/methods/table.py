@@ -7,6 +7,7 @@ from gempi_jax.methods.base import Method
 from gempi_jax.methods.dar import at_dar, dar, dar_tr, top_k_dar
 from gempi_jax.methods.policy_gradient import dr_grpo, grpo, reinforce, rloo
 from gempi_jax.methods.ppo import ppo, ppo_sequence
+from gempi_jax.methods.regression import a_star_po, gvpo, oapl, opmd, qrpo, rebel, tba
 from gempi_jax.methods.rl_em import rl_em
 from gempi_jax.methods.sft import sft
 from gempi_jax.methods.vmpo import vmpo
@@ -26,4 +27,11 @@ METHODS: dict[str, Callable[..., Method]] = {
     "dr_grpo": dr_grpo,
     "ppo": ppo,
     "ppo_sequence": ppo_sequence,
+    "opmd": opmd,
+    "oapl": oapl,
+    "a_star_po": a_star_po,
+    "gvpo": gvpo,
+    "rebel": rebel,
+    "qrpo": qrpo,
+    "tba": tba,
 }

@@ -78,7 +78,8 @@ def make_samples(method: Method, data: Data, rewards=None, seed: int = 2) -> Sam
         return jnp.broadcast_to(x[..., None], shape) if by_token else x
 
     values = jnp.asarray(rng.normal(size=shape), jnp.float32)
-    reference = jnp.asarray(rng.integers(0, 2, (GROUPS, needs.reference_samples)), jnp.float32)
+    # Of the prompt's own rewards, and flat where they are.
+    reference = rewards[:, rng.integers(0, SAMPLES, needs.reference_samples)]
     return Samples(
         spread(centred),
         log_probs["old"],
