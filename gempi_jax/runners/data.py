@@ -59,6 +59,7 @@ class Source:
       long_prompts, long_completions: policies for what is longer.
       learns_completions: the rows' own completions are what is learnt.
       carries_log_probs: rows have ``log_prob``, log b(y) of the policy that wrote them.
+      carries_references: rows have ``reference_rewards``, of completions of the same prompt by pi_ref.
       seed: of the order.
 
     Attributes:
@@ -82,10 +83,12 @@ class Source:
         long_completions: TooLong = TooLong.ERROR,
         learns_completions: bool = False,
         carries_log_probs: bool = False,
+        carries_references: bool = False,
         seed: int,
     ):
         self._tokenizer, self._rewards, self._ends = tokenizer, rewards, ends
         self._batch, self._seed, self._carries_log_probs = batch_prompts, seed, carries_log_probs
+        self._carries_references = carries_references
         self.learns_completions, self._max_completion_length = learns_completions, max_completion_length
         lengths = max_prompt_length, max_completion_length
         encoding = Encoding(tokenizer, *lengths, long_prompts, long_completions, learns_completions, ends.eos_ids)
@@ -120,6 +123,9 @@ class Source:
         behaviour = None
         if self._carries_log_probs:
             behaviour = np.array([[float(row["log_prob"])] for row in prompts.rows], np.float32)
+        references = None
+        if self._carries_references:
+            references = np.array([row["reference_rewards"] for row in prompts.rows], np.float32)
         batch = Batch(
             prompts=prompts.tokens,
             prompt_lengths=prompts.lengths,
@@ -130,6 +136,7 @@ class Source:
             rewards=rewards,
             index=np.arange(len(index), dtype=np.int32),
             behaviour_log_probs=behaviour,
+            reference_rewards=references,
         )
         return batch, float(prompts.lengths.sum() + taken.completions.lengths.sum())
 

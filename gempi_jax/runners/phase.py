@@ -16,7 +16,7 @@ from gempi_jax.methods.base import Method
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners.batch import Batch
 from gempi_jax.runners.compiled import Clock
-from gempi_jax.runners.data import Source
+from gempi_jax.runners.data import Rewarded, Source
 from gempi_jax.runners.networks import Policy, snapshot
 from gempi_jax.runners.settings import PhaseSettings
 from gempi_jax.runners.stages import Resources, Stages
@@ -101,6 +101,7 @@ class Iteration:
         self.resources.preemption.poll()
         scored = self.source.rewards(prompts, host)
         clock.lap("reward")
+        references = self._references(state, prompts, tokens, lengths, key, clock) if scored.finite else None
         groups = np.arange(len(prompts.lengths), dtype=np.int32)
         batch = Batch(
             tokens,
@@ -111,9 +112,27 @@ class Iteration:
             completions.model_log_probs,
             scored.rewards,
             groups,
+            reference_rewards=None if references is None else references.rewards,
         )
         row = scored.metrics | {"num_tokens": float(prompts.lengths.sum() + host.lengths.sum())}
-        return self.resources.place(batch), row, scored.finite
+        if references is None:
+            return self.resources.place(batch), row, scored.finite
+        row["reference_reward"] = references.metrics["reward"]
+        return self.resources.place(batch), row, references.finite
+
+    def _references(self, state, prompts, tokens, lengths, key, clock) -> Rewarded | None:
+        """Rewards [G, R] of what pi_ref writes to the same prompts by the same sampler; ``None`` where nobody asks.
+
+        It costs R / K times the time of the rollout and its rewards, ``timing_s/reference``.
+        """
+        if self.stages.reference is None:
+            return None
+        args = self.resources.frozen, state, tokens, lengths, named_key(key, "reference")
+        completions, _ = self.stages.reference(*args)
+        rewarded = self.source.rewards(prompts, jax.device_get(completions))
+        clock.lap("reference")
+        self.resources.preemption.poll()
+        return rewarded
 
     def _learn(self, state, batch, key, clock):
         scored, samples, metrics = self.stages.score(self.resources.frozen, state, batch)

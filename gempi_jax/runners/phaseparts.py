@@ -11,7 +11,7 @@ from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.build import blame, lookup, method_from_settings
 from gempi_jax.runners.checks import check_phase
 from gempi_jax.runners.data import Source
-from gempi_jax.runners.scoredrows import check_scored, check_whole
+from gempi_jax.runners.scoredrows import check_references, check_scored, check_whole
 from gempi_jax.runners.settings import PhaseSettings, RunSettings
 from gempi_jax.runners.sources import SOURCES
 from gempi_jax.runners.tasks import Task
@@ -78,6 +78,7 @@ def phase_source(name: str, settings: RunSettings, method: Method, task: Task, m
     rows = _rows(name, phase, task)
     writes = SOURCES[phase.source].written
     carries = phase.source == "scored" and check_scored(name, rows, method)
+    references = phase.source == "scored" and check_references(name, rows, method)
     lengths = f"data.max_prompt_length = {data.max_prompt_length} (data.long_prompts = {data.long_prompts!r})"
     if not writes:
         lengths += f", max_completion_length = {phase.max_completion_length} (data.long_completions = "
@@ -89,6 +90,7 @@ def phase_source(name: str, settings: RunSettings, method: Method, task: Task, m
             max_completion_length=phase.max_completion_length,
             learns_completions=not writes,
             carries_log_probs=carries,
+            carries_references=references,
             # Two phases over the same rows take them in orders of their own.
             seed=named_seed(settings.seed, f"phase/{name}"),
         )

@@ -24,7 +24,9 @@ def check_scored(name: str, rows: Iterable[Mapping[str, Any]], method: Method) -
     Raises:
       ValueError: a row without a reward or, where it is needed, a log-probability; a value that is none.
     """
-    others = [anchor for anchor in method.needs.anchors if anchor != "old"]
+    # What is compared with samples of pi_ref is weighed against nobody: who wrote the rows does not matter.
+    weighed = () if method.needs.reference_samples else method.needs.anchors
+    others = [anchor for anchor in weighed if anchor != "old"]
     start, without, carries = f"config.{name}.source = 'scored'", None, False
     for index, row in enumerate(rows):
         place = f"{start}: {place_of(row, f'row {index}')}"
@@ -51,6 +53,30 @@ def check_scored(name: str, rows: Iterable[Mapping[str, Any]], method: Method) -
     return carries
 
 
+def check_references(name: str, rows: Iterable[Mapping[str, Any]], method: Method) -> bool:
+    """Whether the rows of a ``scored`` source are to carry ``reference_rewards``, R numbers each.
+
+    Args:
+      name: of the phase's section, for errors.
+      rows: of the source.
+      method: of the phase.
+
+    Raises:
+      ValueError: a row without them, or with something else.
+    """
+    number = method.needs.reference_samples
+    for index, row in enumerate(rows if number else ()):
+        value = row.get("reference_rewards")
+        given = list(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else []
+        if len(given) != number or not all(_is_number(each) for each in given):
+            raise ValueError(
+                f"config.{name}.source = 'scored': {place_of(row, f'row {index}')} has reference_rewards {value!r}; "
+                f"give the rewards of {number} completions of its prompt by the model that training starts from, "
+                "finite numbers, or set method_args.reference_samples to how many there are"
+            )
+    return number > 0
+
+
 def check_whole(name: str, source: Source) -> None:
     """Refuses rows that were cut where their ``log_prob`` is of the whole text."""
     if source.num_truncated:
@@ -61,5 +87,8 @@ def check_whole(name: str, source: Source) -> None:
 
 
 def _is_log_prob(value: Any) -> bool:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return number and -math.inf < value <= 0
+    return _is_number(value) and value <= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -3,6 +3,7 @@
 Each stage is one jitted function, so that each is compiled once, timed, and interruptible in between.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -63,9 +64,10 @@ class Resources(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """The jitted functions of an iteration."""
+    """The jitted functions of an iteration; ``reference`` is ``None`` where no method asks for samples of pi_ref."""
 
     rollout: Compiled
+    reference: Compiled | None
     score: Compiled
     e_step: Compiled
     update: Compiled
@@ -79,12 +81,16 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     policy = resources.policy if method.needs.critic is not None else resources.policy._replace(value_head=None)
     policy = policy._replace(model=tempered(policy.model, own))
 
+    write = functools.partial(_rollout, phase, phase.temperature / own, policy, resources)
+    references = method.needs.reference_samples
+
     def finish(state: TrainState, skipped: Array):
         options = {"old_period": phase.old_period, "old_ema_decay": phase.old_ema_decay}
         return resources.settled(finish_iteration(state, skipped, **options))
 
     return Stages(
-        Compiled(_rollout(phase, phase.temperature / own, policy, resources)),
+        Compiled(write(behaviour, phase.num_generations)),
+        Compiled(write(_reference, references)) if references and phase.source == "rollout" else None,
         Compiled(_score(phase, method, policy)),
         Compiled(_e_step(phase, method, optimizers, resources)),
         Compiled(_update(phase, method, optimizers, policy, resources), donate=(1,)),
@@ -93,17 +99,32 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     )
 
 
-def _rollout(phase: PhaseSettings, temperature: float, policy: Policy, resources: Resources) -> Callable:
-    """pi_t writes ``num_generations`` completions of each prompt; ``temperature`` is what pi_t lacks of the phase's."""
+def _reference(state: TrainState) -> Params:
+    """pi_ref."""
+    return state.snapshots["ref"]
+
+
+def _rollout(
+    phase: PhaseSettings,
+    temperature: float,
+    policy: Policy,
+    resources: Resources,
+    writer: Callable[[TrainState], Params],
+    number: int,
+) -> Callable:
+    """A policy of the state writes ``number`` completions of each prompt, by the phase's sampler.
+
+    ``temperature`` is what the policy lacks of the phase's.
+    """
 
     def rollout(frozen: Params, state: TrainState, prompts: Array, lengths: Array, key: Array):
         completions = generate(
             policy.on(frozen).model,
-            behaviour(state),
+            writer(state),
             prompts,
             lengths,
             key,
-            num_samples=phase.num_generations,
+            num_samples=number,
             max_new_tokens=phase.max_completion_length,
             temperature=temperature,
             top_k=phase.top_k or None,

@@ -39,7 +39,7 @@ def one_device(tree):
 RESOURCES = stages.Resources(
     policy=Policy(MODEL, ValueHead()),
     frozen={},
-    ends=SimpleNamespace(eos_ids=(0,), stop_sequences=()),
+    ends=SimpleNamespace(eos_ids=(0,), stops=None, stop_sequences=()),
     pad_id=0,
     place=jax.device_put,
     shardings=one_device,
