@@ -164,6 +164,11 @@ class GempiSpec:
         return isinstance(self.weighting, Equal) and self.weighting.by_reference
 
     @property
+    def reads_advantages(self) -> bool:
+        """Whether anything reads the world's advantages, rewards less its baseline; else the rewards are read."""
+        return not self.transform.by_group and not isinstance(self.weighting, Equal)
+
+    @property
     def every_unit(self) -> bool:
         """Whether all units weigh the same, so that none can be left out."""
         return self.scope is Scope.GROUP or not self.weighs_rewards or isinstance(self.weighting, Equal)

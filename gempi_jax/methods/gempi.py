@@ -84,7 +84,7 @@ def _needs(spec: GempiSpec, fit: Fit | None, extra: tuple[str, ...]) -> Needs:
         anchors=(*spec.policies, *extra),
         trust_region=None if unconstrained else TrustRegion(projection.divergence, projection.towards),
         level=spec.level,
-        baseline=not spec.transform.by_group,
+        baseline=spec.reads_advantages,
         rewards=spec.weighs_rewards,
         by_group=spec.scope is Scope.GROUP or spec.transform.by_group or (fit is not None and fit.by_group),
         every_unit=spec.every_unit or (fit is not None and fit.by_group),

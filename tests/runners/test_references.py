@@ -19,7 +19,6 @@ PHASE = PhaseSettings(
     num_generations=SAMPLES,
     max_completion_length=4,
     updates_per_epoch=1,
-    baseline="zero",
     # Cold: both policies write what they hold most likely.
     temperature=1e-4,
     tempered="sampler",
@@ -83,11 +82,16 @@ def test_rows_without_them_are_refused(value):
 
 @pytest.mark.parametrize("name", ["opmd", "oapl", "gvpo", "rebel", "tba"])
 def test_one_sample_is_compared_with_nothing(name):
-    phase = PhaseSettings(method=name, num_generations=1, baseline="zero")
+    phase = PhaseSettings(method=name, num_generations=1)
     with pytest.raises(ValueError, match=rf"config\.rl\.method = '{name}': num_generations is 1, .* at least 2"):
         phase_method("rl", phase)
 
 
 @pytest.mark.parametrize("name", ["a_star_po", "qrpo"])
 def test_one_sample_is_compared_with_the_references(name):
-    assert phase_method("rl", PhaseSettings(method=name, num_generations=1, baseline="zero")).needs.reference_samples
+    assert phase_method("rl", PhaseSettings(method=name, num_generations=1)).needs.reference_samples
+
+
+def test_a_baseline_that_nothing_reads_is_refused():
+    with pytest.raises(ValueError, match=r"config\.rl\.baseline = 'batch_mean': has no effect with method 'gvpo'"):
+        phase_method("rl", PhaseSettings(method="gvpo", baseline="batch_mean"))
