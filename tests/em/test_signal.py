@@ -40,17 +40,23 @@ def mean(target, name):
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"sft"}))
 def test_a_flat_batch_has_no_weight_in_any_method(name):
     method = METHODS[name]()
-    target, gradient = run(method, make(0.1, len(method.needs.anchors)))
+
+    def rewarded(rewards):
+        rewards = jnp.broadcast_to(jnp.asarray(rewards, jnp.float32), SHAPE)
+        told = dict.fromkeys(("rewards", "reference_rewards", "values", "value_targets"), rewards)
+        return make(rewards, len(method.needs.anchors), **told)
+
+    target, gradient = run(method, rewarded(0.1))
     assert not bool(target.signal)
     assert mean(target, "flat_batch") == 1.0
     for leaf in jax.tree.leaves((target.weights, target.dual_loss, gradient)):
         np.testing.assert_array_equal(leaf, 0.0)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(target))
     # One sample that differs is a signal.
-    target, _ = run(method, make(np.where(np.arange(12).reshape(SHAPE) == 5, 1.0, 0.1), len(method.needs.anchors)))
+    target, _ = run(method, rewarded(np.where(np.arange(12).reshape(SHAPE) == 5, 1.0, 0.1)))
     assert bool(target.signal)
     assert mean(target, "flat_batch") == 0.0
-    assert float(target.weights.sum()) > 0
+    assert float(jnp.abs(target.weights).sum()) > 0
 
 
 def test_demonstrations_tell_all_the_same():

@@ -181,6 +181,7 @@ class Regression:
         self, samples: Samples, policies: Mapping[str, Float[Array, "G K"]], target: Target
     ) -> dict[str, Array]:
         """Base log-probs and gains of each sample, and the baseline of each group where there is one."""
+        require(samples.rewards is not None, "Samples.rewards is None: a regression starts from rewards; give them.")
         where = target.weights != 0
         gains = jnp.where(where, self.gain(samples), 0.0)
         examples = {"base_log_probs": policies[self.base], "gains": gains}
