@@ -6,8 +6,10 @@ weights and log-probabilities into a loss.  Everything they are made of is expor
 
 from gempi_jax.em.choices import (
     Anchor,
+    Contrast,
     Dual,
     Equal,
+    Filter,
     Fixed,
     Identity,
     Level,
@@ -16,8 +18,10 @@ from gempi_jax.em.choices import (
     Score,
     Signed,
     Solved,
+    Threshold,
     Tilted,
     TopK,
+    TwoSets,
     Weighting,
 )
 from gempi_jax.em.diagnostics import (
@@ -51,15 +55,25 @@ from gempi_jax.em.projection import (
 from gempi_jax.em.spec import GempiSpec
 from gempi_jax.em.target import sampled_divergences, solve_target, target_log_weights
 from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
-from gempi_jax.em.transforms import Given, GroupCentred, GroupStandardized, LeaveOneOut, Standardized, Transform
+from gempi_jax.em.transforms import (
+    Given,
+    GroupCentred,
+    GroupStandardized,
+    LeaveOneOut,
+    RatioToMean,
+    Standardized,
+    Transform,
+)
 from gempi_jax.numerics.selection import top_k_mask
 
 __all__ = [
     "Anchor",
     "Constraint",
+    "Contrast",
     "Dual",
     "Equal",
     "ExactDivergence",
+    "Filter",
     "Fixed",
     "GaussianDivergence",
     "GempiSpec",
@@ -71,6 +85,7 @@ __all__ = [
     "Level",
     "Penalty",
     "Projection",
+    "RatioToMean",
     "Reduction",
     "SampledDivergence",
     "Scope",
@@ -79,10 +94,12 @@ __all__ = [
     "Solved",
     "Standardized",
     "TemperatureSolution",
+    "Threshold",
     "Tilted",
     "TokenDivergence",
     "TopK",
     "Transform",
+    "TwoSets",
     "Unconstrained",
     "Weighting",
     "anchor_kl",

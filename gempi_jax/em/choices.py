@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import math
 
 from gempi_jax.numerics.checks import positive, require
 from gempi_jax.numerics.divergences import KL, FDivergence
@@ -77,21 +78,43 @@ class Score(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class TopK:
-    """Keeps exactly max(1, floor(fraction * N)) of the N samples of the whole batch that tell something.
+    """Keeps exactly max(1, floor(fraction * N)) of the N samples that tell something.
 
     Attributes:
       fraction: rho in (0, 1].
       score: by advantage (V-MPO) or by log-weight l_i, where q*/b is largest.
+      by_group: of the samples of each group (RAFT), else of the whole batch (V-MPO).
     """
 
     fraction: float
     score: Score = Score.ADVANTAGE
+    by_group: bool = False
 
     def __post_init__(self):
         require(
             0 < self.fraction <= 1,
             f"TopK.fraction is {self.fraction}: the share kept lies in (0, 1]; V-MPO keeps 0.5, Identity() keeps all.",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """Keeps the samples whose reward is at least a number (ReST-EM).
+
+    Attributes:
+      minimum: units of reward.
+    """
+
+    minimum: float
+
+    def __post_init__(self):
+        require(
+            math.isfinite(self.minimum), f"Threshold.minimum is {self.minimum}: give a finite number, units of reward."
+        )
+
+
+Filter = Identity | TopK | Threshold
+"""Which samples carry the target."""
 
 
 class Scope(enum.Enum):
@@ -118,7 +141,14 @@ class Level(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Tilted:
-    """Weights of the target distribution (22): tilted by the advantages, as far as the anchors allow."""
+    """Weights of the target distribution (22): tilted by the advantages, as far as the anchors allow.
+
+    Attributes:
+      counting: takes log b := 0, so that the anchors' probabilities weigh the samples themselves: right where these are
+        all that there is (VAR, TPO), wrong for samples of a policy, whose frequency says that already.
+    """
+
+    counting: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,5 +168,38 @@ class Equal:
     by_reference: bool = False
 
 
-Weighting = Tilted | Signed | Equal
+@dataclasses.dataclass(frozen=True)
+class TwoSets:
+    """w = share / N+ for the best samples of each group and -(1 - share) / N- for its worst (PMPO).
+
+    Attributes:
+      share: alpha in [0, 1], of the best.
+      fraction: of a group that is best, and that is worst: at most a half.
+    """
+
+    share: float = 0.5
+    fraction: float = 0.5
+
+    def __post_init__(self):
+        require(0 <= self.share <= 1, f"TwoSets.share is {self.share}: the share of the best lies in [0, 1].")
+        require(
+            0 < self.fraction <= 0.5, f"TwoSets.fraction is {self.fraction}: best and worst are at most a half each."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """w = softmax(A / temperature) - softmax(-A / temperature) over the batch, which sums to 0 (wd1).
+
+    Attributes:
+      temperature: units of the advantages.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        positive(self.temperature, "Contrast.temperature", "a temperature, units of the advantages,")
+
+
+Weighting = Tilted | Signed | Equal | TwoSets | Contrast
 """How advantages become weights."""

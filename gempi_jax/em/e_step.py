@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from gempi_jax.contracts import Metric, Samples, Target
 from gempi_jax.em import diagnostics, mixture
 from gempi_jax.em.batch import Batch, check, clean
-from gempi_jax.em.choices import Dual, Equal, Fixed, Scope, Score, Signed, Tilted, TopK
+from gempi_jax.em.choices import Dual, Fixed, Scope, Score, Tilted, TopK
 from gempi_jax.em.duals import MINIMUM, temperature_dual
 from gempi_jax.em.filtering import select
 from gempi_jax.em.metrics import anchor_metrics, sample_metrics, scope_metrics, truncation
@@ -17,7 +17,7 @@ from gempi_jax.em.spec import GempiSpec
 from gempi_jax.em.target import sampled_divergences, target_log_weights
 from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
 from gempi_jax.em.transforms import grouped
-from gempi_jax.em.weightings import by_reference, equal, signed
+from gempi_jax.em.weightings import by_advantage, by_reference
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import LARGEST
 from gempi_jax.numerics.masked import telling
@@ -79,9 +79,7 @@ def _filter(spec: GempiSpec, duals: Duals, batch: Batch, rewards: Array | None, 
         # log q*/b, which samples of different scopes share.
         log_weights = log_weights - mixture.log_partition(log_weights, where=batch.where, keepdims=True, **options)
     tie_break = None if rewards is None else reductions.detach(rewards)
-    return select(
-        spec.filter, batch.advantages, log_weights, where=batch.where, tie_break=tie_break, axis_name=axis_name
-    )
+    return select(spec.filter, batch.advantages, log_weights, where=batch.where, rewards=tie_break, axis_name=axis_name)
 
 
 def _log_weights(
@@ -149,6 +147,8 @@ def _prepared(spec: GempiSpec, samples: Samples, axis_name: AxisName) -> Samples
     if spec.by_reference:
         samples = samples._replace(signal=by_reference(samples))
     samples = samples._replace(advantages=reductions.detach(spec.transform(samples, axis_name)))
+    if isinstance(spec.weighting, Tilted) and spec.weighting.counting:
+        samples = samples._replace(sampler_log_probs=jnp.zeros_like(samples.sampler_log_probs))
     if spec.scope is Scope.GROUP:
         shape = samples.advantages.shape
         shape = shape[0], math.prod(shape[1:])
@@ -194,8 +194,11 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     shape = samples.advantages.shape
     samples = _prepared(spec, samples, axis_name)
     batch = clean(spec, samples, axis_name)
-    by_weighting = {Tilted: _tilted, Signed: signed, Equal: equal}
-    examples, dual_loss, metrics = by_weighting[type(spec.weighting)](spec, duals, samples, batch, axis_name)
+    if isinstance(spec.weighting, Tilted):
+        examples, dual_loss, metrics = _tilted(spec, duals, samples, batch, axis_name)
+    else:
+        examples, dual_loss = by_advantage(spec.weighting, batch, axis_name), jnp.zeros(())
+        metrics = batch.metrics
     # Not even the weight of one sample: none tells anything, or none is possible.
     signal = reductions.count(examples["weights"] != 0, axis_name=axis_name) > 0
     examples = {name: reductions.detach(values).reshape(shape) for name, values in examples.items()}

@@ -17,6 +17,7 @@ from gempi_jax.em.choices import (
     Anchor,
     Dual,
     Equal,
+    Filter,
     Fixed,
     Identity,
     Level,
@@ -40,7 +41,7 @@ class GempiSpec:
 
     anchors: tuple[Anchor, ...] = ()
     temperature: Fixed | Dual | Solved = dataclasses.field(default_factory=Fixed)
-    filter: Identity | TopK = dataclasses.field(default_factory=Identity)
+    filter: Filter = dataclasses.field(default_factory=Identity)
     projection: Unconstrained | Penalty | Constraint = dataclasses.field(default_factory=Unconstrained)
     scope: Scope = Scope.BATCH
     weight_clip: float | None = None
@@ -79,7 +80,7 @@ class GempiSpec:
     def _check_types(self) -> None:
         options = {
             "temperature": Fixed | Dual | Solved,
-            "filter": Identity | TopK,
+            "filter": Filter,
             "projection": Unconstrained | Penalty | Constraint,
             "scope": Scope,
             "reduction": Reduction,
@@ -156,7 +157,7 @@ class GempiSpec:
     @property
     def weighs_rewards(self) -> bool:
         """Whether weights depend on the advantages; those of demonstrations alone do not."""
-        return bool(self.anchors) or isinstance(self.filter, TopK) or not isinstance(self.weighting, Tilted)
+        return bool(self.anchors) or not isinstance(self.filter, Identity) or not isinstance(self.weighting, Tilted)
 
     @property
     def by_reference(self) -> bool:

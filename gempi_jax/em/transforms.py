@@ -92,6 +92,21 @@ class GroupStandardized:
         return (deviations / jnp.where(spread > 0, spread, 1.0)).reshape(samples.advantages.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class RatioToMean:
+    """(r - mean) / mean over the group, 0 in a group without success; rewards are 0 or 1 (MaxRL)."""
+
+    by_group = True
+
+    def __call__(self, samples: Samples, axis_name: AxisName = None) -> Float[Array, "*E"]:
+        """A_i."""
+        rewards, mask = grouped(samples)
+        number = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1).astype(rewards.dtype)
+        mean = jnp.sum(rewards, axis=-1, keepdims=True, where=mask) / number
+        ratios = centre(rewards, where=mask, axis=-1) / jnp.where(mean > 0, mean, 1.0)
+        return jnp.where(mean > 0, ratios, 0.0).reshape(samples.advantages.shape)
+
+
 def grouped(samples: Samples) -> tuple[Float[Array, "G E"], Array]:
     """Rewards and mask, all that follows axis 0 in one axis.
 
@@ -106,5 +121,5 @@ def grouped(samples: Samples) -> tuple[Float[Array, "G E"], Array]:
     return rewards, real(samples.rewards, samples.mask).reshape(rewards.shape)
 
 
-Transform = Given | Standardized | GroupCentred | LeaveOneOut | GroupStandardized
+Transform = Given | Standardized | GroupCentred | LeaveOneOut | GroupStandardized | RatioToMean
 """How rewards become advantages."""

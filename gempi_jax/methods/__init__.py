@@ -9,9 +9,11 @@ from gempi_jax.methods.policy_gradient import dr_grpo, grpo, reinforce, rloo
 from gempi_jax.methods.ppo import ppo, ppo_sequence
 from gempi_jax.methods.regression import a_star_po, gvpo, oapl, opmd, qrpo, rebel, tba
 from gempi_jax.methods.rl_em import rl_em
-from gempi_jax.methods.sft import sft
+from gempi_jax.methods.sft import map_sft, sft
+from gempi_jax.methods.spelled import gempi
 from gempi_jax.methods.table import METHODS
 from gempi_jax.methods.vmpo import vmpo
+from gempi_jax.methods.weighted import max_rl, mpo, pmpo, raft, rest_em, topr, var, wd1
 
 __all__ = [
     "METHODS",
@@ -27,21 +29,31 @@ __all__ = [
     "dar_tr",
     "dr_grpo",
     "from_spec",
+    "gempi",
     "grpo",
     "gvpo",
+    "map_sft",
+    "max_rl",
+    "mpo",
     "oapl",
     "opmd",
+    "pmpo",
     "ppo",
     "ppo_sequence",
     "qrpo",
+    "raft",
     "rebel",
     "reinforce",
+    "rest_em",
     "rl_em",
     "rloo",
     "sft",
     "tba",
     "top_k_dar",
+    "topr",
+    "var",
     "vmpo",
+    "wd1",
     "with_critic",
     "with_entropy",
 ]

@@ -9,13 +9,17 @@ from gempi_jax.methods.policy_gradient import dr_grpo, grpo, reinforce, rloo
 from gempi_jax.methods.ppo import ppo, ppo_sequence
 from gempi_jax.methods.regression import a_star_po, gvpo, oapl, opmd, qrpo, rebel, tba
 from gempi_jax.methods.rl_em import rl_em
-from gempi_jax.methods.sft import sft
+from gempi_jax.methods.sft import map_sft, sft
+from gempi_jax.methods.spelled import gempi
 from gempi_jax.methods.vmpo import vmpo
+from gempi_jax.methods.weighted import max_rl, mpo, pmpo, raft, rest_em, topr, var, wd1
 
 METHODS: dict[str, Callable[..., Method]] = {
     "sft": sft,
+    "map": map_sft,
     "awr": awr,
     "vmpo": vmpo,
+    "mpo": mpo,
     "dar": dar,
     "rl_em": rl_em,
     "at_dar": at_dar,
@@ -34,4 +38,12 @@ METHODS: dict[str, Callable[..., Method]] = {
     "rebel": rebel,
     "qrpo": qrpo,
     "tba": tba,
+    "rest_em": rest_em,
+    "raft": raft,
+    "max_rl": max_rl,
+    "var": var,
+    "pmpo": pmpo,
+    "wd1": wd1,
+    "topr": topr,
+    "gempi": gempi,
 }

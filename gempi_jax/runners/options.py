@@ -7,14 +7,24 @@ from typing import Any
 from gempi_jax.em import (
     Dual,
     ExactDivergence,
+    Fixed,
+    Given,
+    GroupCentred,
+    GroupStandardized,
+    LeaveOneOut,
     Level,
     Reduction,
     SampledDivergence,
     Scope,
     Score,
+    Signed,
     Solved,
+    Standardized,
+    Tilted,
     TokenDivergence,
 )
+from gempi_jax.em.choices import Contrast, TwoSets
+from gempi_jax.em.transforms import RatioToMean
 from gempi_jax.numerics import (
     CHI_SQUARED,
     JENSEN_SHANNON,
@@ -55,13 +65,30 @@ TRUST_REGIONS: dict[str, TokenDivergence] = {
 OPTIONS: dict[type, dict[str, Any]] = {
     FDivergence: DIVERGENCES,
     ExactDivergence: TRUST_REGIONS,
+    Fixed: {"fixed": Fixed(), "dual": Dual(), "solved": Solved()},
     Dual: {"dual": Dual(), "solved": Solved()},
+    Given: {
+        "given": Given(),
+        "standardized": Standardized(),
+        "group_centred": GroupCentred(),
+        "group_standardized": GroupStandardized(),
+        "leave_one_out": LeaveOneOut(),
+        "ratio_to_mean": RatioToMean(),
+    },
+    Tilted: {
+        "tilted": Tilted(),
+        "counting": Tilted(counting=True),
+        "signed": Signed(),
+        "two_sets": TwoSets(),
+        "contrast": Contrast(),
+    },
     **{kind: {member.value: member for member in kind} for kind in (Score, Scope, Reduction, Level)},
 }
 """Types that arguments of methods have, by their annotations, and how a config writes their values."""
 
 FAMILIES: dict[type, tuple[str, Callable[[float], Any], str]] = {
     FDivergence: ("alpha_", alpha_divergence, "the order as a number, e.g. 'alpha_0.5'"),
+    Fixed: ("dual_", Dual, "the temperature at the start as a number, e.g. 'dual_0.5'"),
     Dual: ("dual_", Dual, "the temperature at the start as a number, e.g. 'dual_0.5'"),
 }
 """Values with a number in their name: prefix, what makes one of it, and what the number is."""
