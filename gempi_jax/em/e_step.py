@@ -26,7 +26,7 @@ from gempi_jax.types import Array, Duals
 
 
 def _budgets(spec: GempiSpec) -> Float[Array, "m"]:
-    """eps_j; 1 in place of those that have a price instead."""
+    """eps_j; 1 in place of those that have a price."""
     return jnp.asarray([anchor.budget or 1.0 for anchor in spec.anchors], jnp.float32)
 
 
@@ -203,8 +203,7 @@ def e_step(spec: GempiSpec, duals: Duals, samples: Samples, *, axis_name: AxisNa
     signal = reductions.count(examples["weights"] != 0, axis_name=axis_name) > 0
     examples = {name: reductions.detach(values).reshape(shape) for name, values in examples.items()}
     metrics = {f"estep/{name}": Metric.of(value) for name, value in reductions.detach(metrics).items()}
-    dual_loss = jnp.where(signal, dual_loss, 0.0)
-    return Target(examples, dual_loss, metrics, signal, _importance(spec, examples["weights"]))
+    return Target(examples, jnp.where(signal, dual_loss, 0.0), metrics, signal, _importance(spec, examples["weights"]))
 
 
 def _tilted(spec: GempiSpec, duals: Duals, samples: Samples, batch: Batch, axis_name: AxisName):
