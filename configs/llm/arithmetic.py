@@ -80,7 +80,7 @@ def _rollouts(method: str) -> ConfigDict:
         max_completion_length=21,
         m_step_fraction=1.0 if needs.every_unit or needs.critic is not None else 0.375,
         old_ema_decay=0.8 if trails else 0.0,
-        old_log_probs="scored" if needs.critic is not None else "sampler",
+        old_log_probs="scored" if needs.critic is not None or needs.kl_price or needs.ratio else "sampler",
         optimizer={
             "name": "adam",
             "learning_rate": 1e-3,
@@ -93,6 +93,8 @@ def _rollouts(method: str) -> ConfigDict:
     if "epsilon_alpha" in phase.method_args:
         phase.method_args.epsilon_alpha = 0.008
         phase.duals.update({"optimizer": "adam", "multiplier_learning_rate": 0.5})
+    if "max_completion_length" in phase.method_args:
+        phase.method_args.max_completion_length = phase.max_completion_length
     if method == "vmpo":
         phase.method_args.temperature = "dual"
         phase.duals.update({"num_temperature_steps": 10, "temperature_learning_rate": 0.01})

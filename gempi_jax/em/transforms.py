@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from gempi_jax.contracts import Samples
+from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import require
 from gempi_jax.numerics.masked import centre, real, standardize
 from gempi_jax.numerics.reductions import AxisName
@@ -30,13 +31,23 @@ class Given:
 
 @dataclasses.dataclass(frozen=True)
 class Standardized:
-    """(A - mean) / std over the batch, as DAR has it (He et al. 2025, algorithm 1)."""
+    """(A - mean) / std over the batch, as DAR has it (He et al. 2025, algorithm 1) and PPO, which calls it whitening.
 
+    Attributes:
+      ddof: 1 divides the variance by N - 1, as TRL's PPO does; 0 by N.
+    """
+
+    ddof: int = 0
     by_group = False
+
+    def __post_init__(self):
+        require(self.ddof in (0, 1), f"Standardized.ddof is {self.ddof}: 1 divides by N - 1, 0 by N.")
 
     def __call__(self, samples: Samples, axis_name: AxisName = None) -> Float[Array, "*E"]:
         """Zero mean and unit standard deviation; zeros where all are equal."""
-        return standardize(samples.advantages, where=samples.mask, axis_name=axis_name)
+        standard = standardize(samples.advantages, where=samples.mask, axis_name=axis_name)
+        number = reductions.count(real(samples.advantages, samples.mask), axis_name=axis_name).astype(standard.dtype)
+        return standard * jnp.sqrt(jnp.maximum(number - self.ddof, 0.0) / jnp.maximum(number, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,9 +90,15 @@ def _real_terms(place, log_ratios, advantages, where):
     return jnp.where(mask, log_ratios, 0.0), reductions.detach(jnp.where(mask, advantages, 0.0)), mask
 
 
-def _log_bounds(place: str, epsilon: Epsilon) -> tuple[float, float]:
-    """log(1 - eps_low) and log(1 + eps_high)."""
-    low, high = epsilon if isinstance(epsilon, tuple) else (epsilon, epsilon)
+def check_epsilon(place: str, epsilon: Epsilon) -> tuple[float, float]:
+    """(eps_low, eps_high).
+
+    Raises:
+      ValueError: for more than two numbers, a lower one outside (0, 1), or an upper one that is not positive.
+    """
+    bounds = epsilon if isinstance(epsilon, tuple) else (epsilon, epsilon)
+    require(len(bounds) == 2, f"{place}: epsilon is {epsilon}; give one number, or (eps_low, eps_high).")
+    low, high = bounds
     require(
         0.0 < low < 1.0,
         f"{place}: epsilon, how far the ratio may fall below 1, must lie in (0, 1) (0.2 is usual), not {low}.",
@@ -101,4 +107,10 @@ def _log_bounds(place: str, epsilon: Epsilon) -> tuple[float, float]:
         0.0 < high < math.inf,
         f"{place}: epsilon, how far the ratio may rise above 1, must be positive (0.2 is usual), not {high}.",
     )
+    return low, high
+
+
+def _log_bounds(place: str, epsilon: Epsilon) -> tuple[float, float]:
+    """log(1 - eps_low) and log(1 + eps_high)."""
+    low, high = check_epsilon(place, epsilon)
     return math.log1p(-low), math.log1p(high)

@@ -2,7 +2,7 @@
 
 from gempi_jax.methods.awr import awr
 from gempi_jax.methods.base import Critic, Method, Needs, TrustRegion
-from gempi_jax.methods.critic import with_critic, with_entropy
+from gempi_jax.methods.critic import with_critic, with_entropy, with_kl_price
 from gempi_jax.methods.dar import at_dar, dar, dar_tr, top_k_dar
 from gempi_jax.methods.gempi import Fit, from_spec
 from gempi_jax.methods.policy_gradient import dr_grpo, grpo, reinforce, rloo
@@ -56,4 +56,5 @@ __all__ = [
     "wd1",
     "with_critic",
     "with_entropy",
+    "with_kl_price",
 ]

@@ -96,7 +96,8 @@ class Method(NamedTuple):
       m_step: duals, target, evaluation -> loss, differentiable in the evaluation and in the duals.
       budgets: eps of each dual that has one, nats, under the dual's name: (eps_1, ..., eps_m) for ``"temperature"``.
         The duals' optimisers step on the gradient relative to it, 1 - D / eps, which knows no unit.
-      kl_stop: an update whose ``approx_kl`` is above this leaves policy and duals as they were; ``None`` never stops.
+      kl_stop: the first update whose ``approx_kl``, nats per term, is above this, and those that follow on the batch,
+        leave policy and duals as they were; ``None`` never stops.
       init_state: key -> what moves without a gradient (moving moments, draws), beside the duals in checkpoints.
     """
 

@@ -6,6 +6,7 @@ from gempi_jax.em.choices import Reduction
 from gempi_jax.em.transforms import GroupCentred, Transform
 from gempi_jax.losses.surrogate import Epsilon
 from gempi_jax.methods.base import Method
+from gempi_jax.methods.critic import with_kl_price
 from gempi_jax.methods.fits.surrogate import ClippedSurrogate, Ratio
 from gempi_jax.methods.gempi import from_spec
 from gempi_jax.numerics import k3
@@ -29,7 +30,7 @@ def reinforce(*, reduction: Reduction = Reduction.SUM) -> Method:
     return from_spec(GempiSpec(weighting=Signed(), reduction=reduction))
 
 
-def rloo(beta: float = 0.05, epsilon: Epsilon = 0.2) -> Method:
+def rloo(beta: float = 0.05, epsilon: Epsilon | None = 0.2) -> Method:
     """RLOO (Ahmadian et al. 2024): r_i less the mean of the others' rewards, a clipped ratio of whole completions.
 
     The rewards are less beta times the summed k1 of the policy that sampled and pi_ref, so that a group of equal ones
@@ -37,11 +38,10 @@ def rloo(beta: float = 0.05, epsilon: Epsilon = 0.2) -> Method:
 
     Args:
       beta: price of the KL in the reward; 0 leaves it out.
-      epsilon: of the clip.
+      epsilon: of the clip, or (low, high); ``None`` is the paper's likelihood, which takes no ratio.
     """
-    spec = GempiSpec(weighting=Signed(), transform=LeaveOneOut())
-    method = from_spec(spec, ClippedSurrogate(epsilon, Ratio.EXAMPLE))
-    return method._replace(needs=method.needs._replace(kl_price=beta))
+    fit = None if epsilon is None else ClippedSurrogate(epsilon, Ratio.EXAMPLE)
+    return with_kl_price(from_spec(GempiSpec(weighting=Signed(), transform=LeaveOneOut()), fit), beta)
 
 
 def _grpo(beta: float, epsilon: Epsilon, transform: Transform, average: Average) -> Method:

@@ -3,10 +3,11 @@
 from gempi_jax.em import GempiSpec, Given, Level, Signed, Standardized
 from gempi_jax.losses.surrogate import Epsilon
 from gempi_jax.methods.base import Critic, Method
-from gempi_jax.methods.critic import with_critic, with_entropy
+from gempi_jax.methods.critic import with_critic, with_entropy, with_kl_price
 from gempi_jax.methods.fits.surrogate import ClippedSurrogate, Ratio
 from gempi_jax.methods.gempi import from_spec
 from gempi_jax.numerics.advantages import gae
+from gempi_jax.numerics.checks import positive
 
 
 def ppo(
@@ -37,17 +38,21 @@ def ppo(
       value_coefficient: of 1/2 (V - G)^2.
       value_clip: V that has moved so far towards its target stops; ``None`` without.
       entropy_coefficient: of the policy's entropy.
-      kl_stop: an update leaves the policy as it is where its approximate KL (k3) to the policy that sampled is above
-        this, nats a token; ``None`` never stops.
+      kl_stop: from the first update on whose approximate KL (k3) to the policy that sampled is above this, nats a
+        token, those on the same batch leave the policy as it is; ``None`` never stops.
       detached: the critic's head leaves the policy's states alone; else its loss moves them, too.
       level: a step is a token or, with V(x) alone, the whole completion.
+
+    Raises:
+      ValueError: a number out of range.
     """
-    spec = GempiSpec(weighting=Signed(), transform=Standardized() if whiten else Given(), level=level)
+    if kl_stop is not None:
+        positive(kl_stop, "ppo: kl_stop", "in nats a token (None never stops), it")
+    spec = GempiSpec(weighting=Signed(), transform=Standardized(ddof=1) if whiten else Given(), level=level)
     method = from_spec(spec, ClippedSurrogate(epsilon, Ratio.TERM if level is Level.TOKEN else Ratio.EXAMPLE))
     critic = Critic(gae(lam), gamma, detached)
     method = with_critic(method, critic, coefficient=value_coefficient, value_clip=value_clip)
-    method = method._replace(needs=method.needs._replace(kl_price=beta), kl_stop=kl_stop)
-    return with_entropy(method, entropy_coefficient)
+    return with_entropy(with_kl_price(method, beta), entropy_coefficient)._replace(kl_stop=kl_stop)
 
 
 def ppo_sequence(
@@ -59,6 +64,7 @@ def ppo_sequence(
     value_clip: float | None = 0.2,
     entropy_coefficient: float = 0.0,
     kl_stop: float | None = None,
+    detached: bool = True,
 ) -> Method:
     """:func:`ppo` with the whole completion as its one step: r_seq(theta), and A = r - V(x).
 
@@ -73,5 +79,6 @@ def ppo_sequence(
         value_clip=value_clip,
         entropy_coefficient=entropy_coefficient,
         kl_stop=kl_stop,
+        detached=detached,
         level=Level.SEQUENCE,
     )

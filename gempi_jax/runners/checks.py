@@ -224,11 +224,11 @@ def _check_samples(name: str, phase: PhaseSettings, method: Method) -> None:
             f"{place}.{_compares(phase)}: {count}, whose weight is the same whatever its reward; set "
             f"{more}{_fix(phase)}"
         )
-    if method.needs.critic is not None and phase.old_log_probs == "sampler":
-        raise ValueError(
-            f"{place}.old_log_probs = 'sampler': a critic reads the policy's states, of a pass over what it wrote; set "
-            "it to 'scored'"
-        )
+    if phase.old_log_probs == "sampler" and (method.needs.critic is not None or method.needs.kl_price):
+        why = "a critic reads the policy's states, of a pass over what it wrote"
+        if method.needs.critic is None:
+            why = "rounding between the sampler and pi_ref's pass would tell equal rewards, less their KL, apart"
+        raise ValueError(f"{place}.old_log_probs = 'sampler': {why}; set it to 'scored'")
     if method.needs.level is Level.TOKEN and not SOURCES[phase.source].written:
         raise ValueError(
             f"{place}.source = {phase.source!r}: method {phase.method!r} weighs each token, and rows of a dataset have "

@@ -153,15 +153,15 @@ class Iteration:
     def _updates(self, state, scored, target: Target, orders: np.ndarray, key: Array):
         """The M-stage: the state after all updates, and the metrics of each."""
         per_epoch = self.phase.updates_per_epoch
-        rest = target._replace(metrics={}, importance=None, state=())
+        rest, stopped = target._replace(metrics={}, importance=None, state=()), np.bool_(False)
         updates: list[dict[str, Metric]] = []
         for number, chosen in enumerate(orders):
             update_key = named_key(key, "dropout", number // per_epoch, number % per_epoch)
-            args = (self.resources.frozen, state, scored, chosen, update_key, rest)
+            args = (self.resources.frozen, state, scored, chosen, update_key, rest, stopped)
             update = self.stages.update.prepare(*args)
             if number == 0:
                 self.resources.preemption.poll()  # compiled, and the last moment at which a state held uncopied lives
-            state, metrics = update(*args)
+            state, metrics, stopped = update(*args)
             updates.append(metrics)
         return state, updates
 

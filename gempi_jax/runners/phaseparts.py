@@ -1,8 +1,11 @@
 """A phase's method and source from its settings, each checked as it is made."""
 
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from gempi_jax.em import Level
 from gempi_jax.methods import Critic, Method, with_critic
 from gempi_jax.numerics.advantages import gae
 from gempi_jax.numerics.keys import named_seed
@@ -17,6 +20,9 @@ from gempi_jax.runners.sources import SOURCES
 from gempi_jax.runners.tasks import Task
 
 _logger = logging.getLogger(__name__)
+
+FEW = 1000
+"""Rows that stand for all, where one look at them tells enough."""
 
 
 def check_names(name: str, phase: PhaseSettings) -> None:
@@ -50,7 +56,8 @@ def check_names(name: str, phase: PhaseSettings) -> None:
 def phase_method(name: str, phase: PhaseSettings) -> Method:
     """The method of a phase, checked against its settings."""
     method = method_from_settings(name, phase)
-    if phase.baseline == "value" and method.needs.critic is None and SOURCES[phase.source].rewarded:
+    learns_value = phase.baseline == "value" and method.needs.critic is None and method.needs.baseline
+    if learns_value and SOURCES[phase.source].rewarded:
         # Of a whole completion, one step: its reward less V(x).
         method = with_critic(method, Critic(gae(1.0)))
     check_phase(name, phase, method)
@@ -77,6 +84,7 @@ def phase_source(name: str, settings: RunSettings, method: Method, task: Task, m
     phase, data = settings.phases[name], settings.data
     rows = _rows(name, phase, task)
     writes = SOURCES[phase.source].written
+    _check_prompts(name, rows, method)
     carries = phase.source == "scored" and check_scored(name, rows, method)
     references = phase.source == "scored" and check_references(name, rows, method)
     lengths = f"data.max_prompt_length = {data.max_prompt_length} (data.long_prompts = {data.long_prompts!r})"
@@ -97,6 +105,16 @@ def phase_source(name: str, settings: RunSettings, method: Method, task: Task, m
     if carries:
         check_whole(name, source)
     return source
+
+
+def _check_prompts(name: str, rows: Sequence[Mapping[str, Any]], method: Method) -> None:
+    """V(x) of whole completions needs prompts that it can tell apart."""
+    critic = method.needs.critic is not None and method.needs.level is Level.SEQUENCE
+    if critic and not any(row.get("prompt") or row.get("messages") for row in itertools.islice(rows, FEW)):
+        raise ValueError(
+            f"config.{name} has a critic of whole completions, V(x), and rows without prompts, for which it is one "
+            "number; set baseline to 'batch_mean', or choose a method whose critic reads tokens, such as ppo"
+        )
 
 
 def _rows(name: str, phase: PhaseSettings, task: Task):

@@ -23,7 +23,7 @@ from gempi_jax.runners.heldout import GreedyEvaluation
 from gempi_jax.runners.networks import Policy
 from gempi_jax.runners.optimizers import build_optimizers
 from gempi_jax.runners.phase import Iteration, begin, fresh_state
-from gempi_jax.runners.phaseparts import check_names, phase_method, phase_source
+from gempi_jax.runners.phaseparts import FEW, check_names, phase_method, phase_source
 from gempi_jax.runners.policy import Start
 from gempi_jax.runners.settings import PhaseSettings, RunSettings
 from gempi_jax.runners.tasks import Task
@@ -32,9 +32,6 @@ from gempi_jax.training.loop import Phase, TooManySkippedUpdates
 from gempi_jax.training.preemption import Preemption
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import Optimizers
-
-FEW = 1000
-"""Rows that stand for all, where one look at them tells enough."""
 
 TOO_LONG = {policy.value: policy for policy in TooLong}
 

@@ -27,7 +27,7 @@ from gempi_jax.runners.world import LanguageWorld
 from gempi_jax.training.learn import Passes, select_units, take_units, update_order
 from gempi_jax.training.preemption import Preemption
 from gempi_jax.training.state import TrainState
-from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, m_stage, skip_update
+from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, has_stopped, m_stage, skip_update
 from gempi_jax.types import Array, Duals, Params
 
 SAME_MASK = {"same_mask": True, "deterministic": False}
@@ -173,10 +173,12 @@ def _e_step(phase: PhaseSettings, method: Method, optimizers: Optimizers, resour
 def _update(
     phase: PhaseSettings, method: Method, optimizers: Optimizers, policy: Policy, resources: Resources
 ) -> Callable:
-    """One optimiser step on the units that are chosen for it."""
+    """One optimiser step on the units that are chosen for it, and whether it has stopped the policy on this batch."""
     same_mask = lookup(SAME_MASK, phase.trust_region_dropout, "trust_region_dropout")
 
-    def update(frozen: Params, state: TrainState, scored: Scored, chosen: Array, key: Array, target: Target):
+    def update(
+        frozen: Params, state: TrainState, scored: Scored, chosen: Array, key: Array, target: Target, stopped: Array
+    ):
         world = LanguageWorld(
             policy.on(frozen), method.needs, resources.dropout, same_mask, phase.prefill_chunk or None
         ).world()
@@ -191,7 +193,8 @@ def _update(
             key,
             share=1.0 / phase.updates_per_epoch,
             num_microbatches=phase.num_microbatches,
+            stopped=stopped,
         )
-        return resources.settled(state), metrics
+        return resources.settled(state), metrics, has_stopped(metrics)
 
     return update

@@ -103,12 +103,12 @@ class LanguageWorld(NamedTuple):
 
     def _values(self, params: Params, scored: Scored, hidden: Float[Array, "G K C D"]) -> Float[Array, "..."]:
         """V of the states that predict each token [G, K, C], or V(x), the same for all completions of a prompt."""
-        head = {"params": params["value"]}
+        head, detached = {"params": params["value"]}, self.needs.critic.detached
         if self.needs.level is Level.TOKEN:
-            states = jax.lax.stop_gradient(hidden) if self.needs.critic.detached else hidden
-            return self.policy.value_head.apply(head, states)
-        values = self.policy.value_head.apply(head, scored.features)
-        return jnp.broadcast_to(values[:, None], scored.batch.rewards.shape)
+            return self.policy.value_head.apply(head, jax.lax.stop_gradient(hidden) if detached else hidden)
+        # The prompt's last state predicts the first token.
+        features = scored.features[:, None] if detached else hidden[:, :, 0]
+        return jnp.broadcast_to(self.policy.value_head.apply(head, features), scored.batch.rewards.shape)
 
 
 def _by_token(evaluation: Evaluation) -> Evaluation:

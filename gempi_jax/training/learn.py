@@ -13,7 +13,7 @@ from gempi_jax.contracts import Metric, Metrics, Samples, Target
 from gempi_jax.methods.base import Method
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.training.state import TrainState
-from gempi_jax.training.step import Optimizers, World, e_stage, m_stage
+from gempi_jax.training.step import Optimizers, World, e_stage, has_stopped, m_stage
 from gempi_jax.types import Array
 
 
@@ -128,10 +128,10 @@ def learn(
     target, units, kept = select_units(method, target, number, passes.units or number)
     orders = update_order(key, units, passes)
 
-    def update(state, inputs):
-        index, chosen = inputs
+    def update(carry, inputs):
+        (state, stopped), (index, chosen) = carry, inputs
         part = take_units((batch, target.examples), chosen)
-        return m_stage(
+        state, metrics = m_stage(
             method,
             world,
             optimizers,
@@ -141,8 +141,11 @@ def learn(
             named_key(key, "dropout", index // passes.updates_per_epoch, index % passes.updates_per_epoch),
             share=1.0 / passes.updates_per_epoch,
             num_microbatches=passes.num_microbatches,
+            stopped=stopped,
         )
+        return (state, has_stopped(metrics)), metrics
 
-    state, metrics = jax.lax.scan(update, state, (jnp.arange(len(orders)), orders))
+    carry = state, jnp.zeros((), bool)
+    (state, _), metrics = jax.lax.scan(update, carry, (jnp.arange(len(orders)), orders))
     metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
     return state, metrics | target.metrics | {"mstep/kept_mass": kept}

@@ -1,7 +1,7 @@
 """The one training step: an E-stage on the whole batch, then M-stage updates on parts of it.
 
-There is no trainer per algorithm: a :class:`~gempi_jax.methods.base.Method` says what the weights and the loss are, a
-world says how to evaluate its policy, and the two functions here do the rest.  They are plain; ``runners`` jit them.
+There is no trainer per algorithm: a :class:`~gempi_jax.methods.base.Method` says what weights and loss are, a world how
+to evaluate its policy, and the two functions here do the rest.  They are plain; ``runners`` jit them.
 """
 
 from collections.abc import Callable
@@ -96,11 +96,11 @@ def m_stage(
     *,
     share: float = 1.0,
     num_microbatches: int = 1,
+    stopped: Bool[Array, ""] | bool = False,
 ) -> tuple[TrainState, Metrics]:
     """One optimiser step on (26): gradients of all micro-batches are added, then applied once.
 
-    Losses are additive shares of the update's loss (see :class:`~gempi_jax.contracts.Evaluation`), so the number of
-    micro-batches changes nothing but the memory that is needed.
+    Losses are additive shares of the update's, so that the number of micro-batches changes nothing but memory.
 
     Args:
       method: whose M-step.
@@ -112,11 +112,12 @@ def m_stage(
       key: of dropout.
       share: of the units that the M-step sees, those of this update.
       num_microbatches: divides the number of units.
+      stopped: whether an earlier update on the batch has stopped the policy, :func:`has_stopped`.
 
     Returns:
       The new state, or the old one with its counter raised when loss or gradient was not finite; metrics, of which
-      ``mstep/skipped_fraction`` says whether it was.  Where the target has no signal the policy, its optimiser and the
-      duals stay as they were, momentum included, and V(x) alone is fitted.
+      ``mstep/skipped_fraction`` says whether it was.  Where the target has no signal, or ``Method.kl_stop`` is passed,
+      the policy, its optimiser and the duals stay as they were, momentum included, and V alone is fitted.
     """
     counts = Counts(*world.count(batch), jnp.float32(share))
     parts = _split((batch, target.examples), num_microbatches)
@@ -140,10 +141,19 @@ def m_stage(
             return jax.tree.map(jnp.add, total, gradient(state.params, state.duals, part)), None
 
         ((grads, dual_grads), metrics), _ = jax.lax.scan(accumulate, zeros, parts)
-    # A loss is a total, not a mean over the parts.
-    metrics["loss"] = Metric.of(metrics["loss"].sum)
+    metrics["loss"] = Metric.of(metrics["loss"].sum)  # a total, not a mean over the parts
     updated, metrics = _apply(method, optimizers, state, grads, dual_grads, metrics)
-    return _told(_goes_on(method, target, metrics), updated, state), metrics
+    moves = target.signal
+    if method.kl_stop is not None:
+        stopped |= ~(metrics["approx_kl"].mean() <= method.kl_stop)
+        metrics["mstep/stopped_fraction"] = Metric.of(stopped)
+        moves = ~stopped if moves is None else moves & ~stopped
+    return _told(moves, updated, state), metrics
+
+
+def has_stopped(metrics: Metrics) -> Bool[Array, ""]:
+    """Whether an update, or one before it on the same batch, has stopped the policy."""
+    return metrics.get("mstep/stopped_fraction", Metric.of(0.0)).sum > 0
 
 
 def skip_update(state: TrainState) -> TrainState:
@@ -230,14 +240,6 @@ def _told(signal: Bool[Array, ""] | None, new: PyTree, old: PyTree) -> PyTree:
         return _select(signal, new, old) if owner == "policy" else new
 
     return jax.tree_util.tree_map_with_path(select, new, old)
-
-
-def _goes_on(method: Method, target: Target, metrics: Metrics) -> Bool[Array, ""] | None:
-    """Whether a batch has a signal, and the policy has not yet gone as far as the method lets it."""
-    if method.kl_stop is None:
-        return target.signal
-    near = metrics["approx_kl"].mean() <= method.kl_stop
-    return near if target.signal is None else near & target.signal
 
 
 def _select(finite: Bool[Array, ""], new: Array, old: Array) -> Array:

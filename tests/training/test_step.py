@@ -177,7 +177,8 @@ def test_without_a_signal_only_the_value_moves():
         return m_stage(method, world, optimizers, state, batch, target, state.key)[0]
 
     def fit_to_zero(**changes):
-        return make_samples(**changes)._replace(value_targets=jnp.zeros((GROUPS, SAMPLES)))
+        zeros = jnp.zeros((GROUPS, SAMPLES))
+        return make_samples(**changes)._replace(values=zeros, value_targets=zeros)
 
     first = run(state, fit_to_zero())
     assert np.any(first.params["policy"]["w"] != state.params["policy"]["w"])
