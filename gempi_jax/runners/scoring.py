@@ -152,8 +152,9 @@ def _criticised(
         continues = batch.mask & following
         # The task's reward comes with the last token.
         rewards = jnp.where(batch.mask & ~following, batch.rewards[..., None], 0.0) - costs
-        steps = rewards, needs.critic.gamma * continues, continues, values, jnp.roll(values, -1, axis=-1)
-        advantages, targets = needs.critic.estimator(*(jnp.where(batch.mask, x, 0) for x in steps))
+        steps = rewards, needs.critic.gamma * continues, values, jnp.roll(values, -1, axis=-1)
+        rewards, discounts, now, then = (jnp.where(batch.mask, x, 0.0) for x in steps)
+        advantages, targets = needs.critic.estimator(rewards, discounts, continues, now, then)
         return samples._replace(advantages=advantages, values=values, value_targets=targets)
     values = reader.policy.value_head.apply(head, reading.features)[:, None, None]
     rewards = samples.rewards[..., None]

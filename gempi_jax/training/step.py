@@ -105,12 +105,10 @@ def m_stage(
     Args:
       method: whose M-step.
       world: how to evaluate the policy on a part of the batch.
-      optimizers: of the parameters and of the duals.
-      state: of the run.
+      optimizers: of the parameters and of the duals.  state: of the run.
       batch: what ``world.evaluate`` reads; arrays with the units in axis 0.
       target: its examples those of this update.
-      key: of dropout.
-      share: of the units that the M-step sees, those of this update.
+      key: of dropout.  share: of the units that the M-step sees, those of this update.
       num_microbatches: divides the number of units.
       stopped: whether an earlier update on the batch has stopped the policy, :func:`has_stopped`.
 
@@ -147,7 +145,7 @@ def m_stage(
     if method.kl_stop is not None:
         stopped |= ~(metrics["approx_kl"].mean() <= method.kl_stop)
         metrics["mstep/stopped_fraction"] = Metric.of(stopped)
-        moves = ~stopped if moves is None else moves & ~stopped
+        moves = ~stopped & (True if moves is None else moves)
     return _told(moves, updated, state), metrics
 
 

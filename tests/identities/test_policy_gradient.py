@@ -8,7 +8,11 @@ import pytest
 from gempi_jax import methods
 from gempi_jax.contracts import Counts, Evaluation, Samples
 from gempi_jax.em import Level
-from tests.methods.worlds import make_data, make_params, make_samples, world
+from gempi_jax.numerics.advantages import gae
+from gempi_jax.training.learn import Passes, learn, take_units
+from gempi_jax.training.step import has_stopped, m_stage
+from tests.methods.test_contract import OPTIMIZERS, start
+from tests.methods.worlds import GROUPS, SAMPLES, make_data, make_params, make_samples, world
 
 LOGITS = jnp.array([0.3, -0.2, 1.0])
 REWARDS = jnp.array([1.0, -0.5, 0.25])
@@ -90,15 +94,87 @@ def test_tokens_and_sequences_agree_where_completions_have_one_token():
     np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-6)
 
 
-def test_a_kl_stop_keeps_the_policy_and_lets_the_critic_go_on():
-    from gempi_jax.training.learn import Passes, learn
-    from tests.methods.test_contract import OPTIMIZERS, start
-
-    method, data = methods.ppo(kl_stop=1e-9), make_data()
+@pytest.mark.parametrize("kl_stop", [1e-9, None])
+def test_a_kl_stop_keeps_the_policy_for_the_rest_of_the_batch_and_lets_the_critic_go_on(kl_stop):
+    # pi_t has other logits than the policy: already the first update's KL is far above the stop.
+    method, params = methods.ppo(kl_stop=kl_stop), make_params()
+    data = make_data()
     samples = make_samples(method, data)
-    state, _ = jax.jit(lambda s: learn(method, world(method), OPTIMIZERS, s, data, samples, s.key, Passes()))(
-        start(method)
-    )
-    # pi_t has other logits than the policy: its KL is far above the stop already.
-    np.testing.assert_array_equal(state.params["policy"]["w"], make_params()["policy"]["w"])
-    assert np.any(np.asarray(state.params["value"]["v"]) != np.asarray(make_params()["value"]["v"]))
+    passes = Passes(updates_per_epoch=4, num_epochs=2)
+    run = jax.jit(lambda s: learn(method, world(method), OPTIMIZERS, s, data, samples, s.key, passes))
+    state, metrics = run(start(method))
+    stays = not np.any(np.asarray(state.params["policy"]["w"]) != np.asarray(params["policy"]["w"]))
+    assert stays is (kl_stop is not None)
+    assert np.any(np.asarray(state.params["value"]["v"]) != np.asarray(params["value"]["v"]))
+    if kl_stop is not None:
+        np.testing.assert_allclose(metrics["mstep/stopped_fraction"].mean(), 1.0)
+
+
+def test_once_stopped_an_update_that_is_near_enough_itself_moves_nothing():
+    # Units 0-3 are read by pi_theta as pi_t read them, units 4-7 are far from it: their order decides which updates
+    # come after the stop, and none of those may move the policy, though a KL of 0 is far below it.
+    method, params, data = methods.ppo(kl_stop=1e-6), make_params(), make_data()
+    near = jnp.arange(GROUPS)[:, None, None, None] < GROUPS // 2
+    data = data._replace(old_logits=jnp.where(near, data.features @ params["policy"]["w"], data.old_logits))
+    samples, state = make_samples(method, data), start(method)
+    target = method.e_step({}, samples, ())
+
+    @jax.jit
+    def update(state, units, stopped):
+        part, examples = take_units((data, target.examples), units)
+        options = {"share": 0.5, "stopped": stopped}
+        rest = target._replace(examples=examples)
+        state, metrics = m_stage(method, world(method), OPTIMIZERS, state, part, rest, state.key, **options)
+        return state.params["policy"]["w"], has_stopped(metrics)
+
+    first, last = jnp.arange(GROUPS // 2), jnp.arange(GROUPS // 2, GROUPS)
+    moved, stopped = update(state, first, False)
+    assert np.any(np.asarray(moved) != np.asarray(params["policy"]["w"]))
+    assert not stopped
+    for units, before in ((last, False), (first, True)):
+        kept, stopped = update(state, units, before)
+        np.testing.assert_array_equal(kept, params["policy"]["w"])
+        assert stopped
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo"])
+def test_units_of_weight_zero_may_be_left_out(name):
+    # The first group is flat: without it an update has the same gradient, not one of seven units' mean.
+    method, data, params = methods.METHODS[name](), make_data(), make_params()
+    rewards = np.random.default_rng(5).normal(size=(GROUPS, SAMPLES))
+    rewards[0] = 0.5
+    target = method.e_step({}, make_samples(method, data, rewards))
+    assert not np.any(target.weights[0])
+    assert float(target.importance[0]) == 0.0
+
+    def gradient(units):
+        part, examples = take_units((data, target.examples), units)
+        counts = Counts(*world(method).count(part), 1.0)
+
+        def loss(params):
+            evaluation = world(method).evaluate(params, {}, part, jax.random.key(0), counts)
+            return method.m_step({}, target._replace(examples=examples), evaluation).loss
+
+        return jax.jit(jax.grad(loss))(params)["policy"]["w"]
+
+    np.testing.assert_allclose(gradient(jnp.arange(1, GROUPS)), gradient(jnp.arange(GROUPS)), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: methods.grpo(epsilon=1.5), "epsilon, how far the ratio may fall"),
+        (lambda: methods.ppo(epsilon=(0.2, -0.3)), "how far the ratio may rise"),
+        (lambda: methods.grpo(beta=-0.1), "Penalty.coefficient"),
+        (lambda: methods.rloo(beta=-0.1), "with_kl_price: beta"),
+        (lambda: methods.ppo(gamma=1.5), "a discount lies in"),
+        (lambda: methods.ppo(lam=1.5), "gae: lam"),
+        (lambda: methods.ppo(value_clip=0.0), "value_clip"),
+        (lambda: methods.ppo(kl_stop=0.0), "kl_stop"),
+        (lambda: methods.ppo(entropy_coefficient=-1.0), "with_entropy"),
+        (lambda: methods.with_critic(methods.grpo(), methods.Critic(gae(1.0))), "makes its own advantages"),
+    ],
+)
+def test_what_means_nothing_cannot_be_built(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
