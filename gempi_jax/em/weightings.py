@@ -17,7 +17,7 @@ from gempi_jax.types import Array
 def by_advantage(
     weighting: Signed | Equal | TwoSets | Contrast, batch: Batch, axis_name: AxisName
 ) -> dict[str, Float[Array, "*E"]]:
-    """Weights, and the advantages that told something, for fits that read them; 0 where nothing is told."""
+    """The weights; 0 where nothing is told."""
     advantages = jnp.where(batch.where, batch.advantages, 0.0)
     if isinstance(weighting, Signed):
         # Over all real samples, those that tell nothing included: the mean of A_i grad log pi(y_i).
@@ -30,7 +30,7 @@ def by_advantage(
         weights = normalize_weights(tilts, **options) - normalize_weights(-tilts, **options)
     else:
         weights = _two_sets(weighting, batch, axis_name)
-    return {"weights": weights, "advantages": advantages}
+    return {"weights": weights}
 
 
 def _two_sets(weighting: TwoSets, batch: Batch, axis_name: AxisName) -> Float[Array, "*E"]:

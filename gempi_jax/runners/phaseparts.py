@@ -84,7 +84,7 @@ def phase_source(name: str, settings: RunSettings, method: Method, task: Task, m
     phase, data = settings.phases[name], settings.data
     rows = _rows(name, phase, task)
     writes = SOURCES[phase.source].written
-    _check_prompts(name, rows, method)
+    check_prompts(name, rows, method)
     carries = phase.source == "scored" and check_scored(name, rows, method)
     references = phase.source == "scored" and check_references(name, rows, method)
     lengths = f"data.max_prompt_length = {data.max_prompt_length} (data.long_prompts = {data.long_prompts!r})"
@@ -107,8 +107,17 @@ def phase_source(name: str, settings: RunSettings, method: Method, task: Task, m
     return source
 
 
-def _check_prompts(name: str, rows: Sequence[Mapping[str, Any]], method: Method) -> None:
-    """V(x) of whole completions needs prompts that it can tell apart."""
+def check_prompts(name: str, rows: Sequence[Mapping[str, Any]], method: Method) -> None:
+    """Refuses a critic V(x) of whole completions on rows without prompts, by which alone it tells them apart.
+
+    Args:
+      name: of the phase's section, for errors.
+      rows: of its source.
+      method: of the phase.
+
+    Raises:
+      ValueError: none of the first rows has one.
+    """
     critic = method.needs.critic is not None and method.needs.level is Level.SEQUENCE
     if critic and not any(row.get("prompt") or row.get("messages") for row in itertools.islice(rows, FEW)):
         raise ValueError(

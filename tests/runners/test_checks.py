@@ -8,8 +8,8 @@ from configs.llm import arithmetic, gsm8k, stories
 from gempi_jax.em import GempiSpec, TopK
 from gempi_jax.methods import METHODS, from_spec
 from gempi_jax.runners.build import settings_from_config
-from gempi_jax.runners.checks import EFFECTS, check_phase
-from gempi_jax.runners.phaseparts import phase_method
+from gempi_jax.runners.checks import EFFECTS, check_dropout, check_phase
+from gempi_jax.runners.phaseparts import check_prompts, phase_method
 from gempi_jax.runners.scoredrows import check_scored
 from gempi_jax.runners.settings import DualSettings, PhaseSettings
 
@@ -41,6 +41,15 @@ def test_shipped_configs_set_nothing_that_has_no_effect(module, method, quick):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        # What a critic, or a price of KL, reads is of a pass over what was written.
+        ({"method": "ppo", "old_log_probs": "sampler"}, r"old_log_probs = 'sampler': a critic .* to 'scored'"),
+        ({"method": "rloo", "old_log_probs": "sampler"}, r"old_log_probs = 'sampler': rounding .* to 'scored'"),
+        # A row's log-probability is of the whole completion.
+        ({"method": "ppo", "source": "scored"}, r"config\.rl\.source = 'scored': method 'ppo' weighs each token"),
+        # Advantages that the method, or its critic, makes itself.
+        ({"method": "grpo", "baseline": "value"}, r"config\.rl\.baseline = 'value': has no effect"),
+        ({"method": "ppo", "baseline": "batch_mean"}, r"config\.rl\.baseline = 'batch_mean': has no effect"),
+        ({"method": "grpo", "num_generations": 1}, r"method = 'grpo': num_generations is 1, .* at least 2"),
         # One sample of each prompt: nothing to compare it with.
         (
             {"num_generations": 1},
@@ -85,6 +94,7 @@ NO_EFFECT = {
     "shrink": {**SCORED, "shrink": (2,)},
     "old_period": {**DEMONSTRATIONS, "old_period": 2},
     "old_ema_decay": {**DEMONSTRATIONS, "old_ema_decay": 0.5},
+    "ratio_dropout": {"method": "vmpo", "ratio_dropout": True},
     "trust_region_dropout": {"method": "awr", "trust_region_dropout": "deterministic"},
     "duals.optimizer": {"method": "awr", "duals": DualSettings(optimizer="sgd")},
     "duals.num_temperature_steps": {
@@ -147,3 +157,20 @@ def test_rows_of_another_policy_say_how_likely_it_found_them():
     ]:
         with pytest.raises(ValueError, match=message):
             check_scored("rl", bad, method)
+
+
+def test_ratios_with_dropout_are_refused_unless_asked_for():
+    phase = PhaseSettings(method="grpo")
+    with pytest.raises(ValueError, match=r"dropout\) = 0\.1: method 'grpo' .* config\.rl\.ratio_dropout to True"):
+        check_dropout("rl", phase, METHODS["grpo"](), 0.1)
+    check_dropout("rl", dataclasses.replace(phase, ratio_dropout=True), METHODS["grpo"](), 0.1)
+    check_dropout("rl", phase, METHODS["grpo"](), 0.0)
+    check_dropout("rl", phase, METHODS["rloo"](epsilon=None), 0.1)
+
+
+def test_a_critic_of_whole_completions_needs_prompts():
+    method, rows = METHODS["ppo_sequence"](), [{"text": "one"}, {"text": "two", "prompt": ""}]
+    with pytest.raises(ValueError, match=r"config\.rl has a critic .* set baseline to 'batch_mean', or choose"):
+        check_prompts("rl", rows, method)
+    check_prompts("rl", [*rows, {"prompt": "x"}], method)
+    check_prompts("rl", rows, METHODS["ppo"]())

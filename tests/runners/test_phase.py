@@ -226,8 +226,8 @@ def test_an_m_step_has_one_live_state_beside_the_boundary(keep_boundary, tmp_pat
     sizes = set()
 
     def watched(self, *args):
-        # Of the stages, an update alone reads six things.
-        if len(args) == 6:
+        # Of the stages, an update alone reads seven things.
+        if len(args) == 7:
             live.append(num_bytes(jax.live_arrays()) - before)
         return prepare(self, *args)
 
@@ -244,3 +244,29 @@ def test_an_m_step_has_one_live_state_beside_the_boundary(keep_boundary, tmp_pat
     # A batch of 8 x 4 sequences, what was said of it and a few metrics are what lies beside.
     assert np.all(states > 1 + keep_boundary)
     assert np.all(states < 1 + keep_boundary + 0.2)
+
+
+@pytest.mark.parametrize(("kl_stop", "moved"), [(1e-9, 1), (None, 4)])
+def test_a_kl_stop_ends_the_updates_on_a_batch_and_not_those_on_the_next(kl_stop, moved, random_params):
+    # The first update of an iteration sees pi_theta = pi_t; after it every KL is above so small a number.
+    phase = PhaseSettings(
+        method="ppo", source="scored", batch_prompts=4, updates_per_epoch=2, num_epochs=2, num_generations=2
+    )
+    method, params = METHODS["ppo"](kl_stop=kl_stop), random_params(MODEL)
+    rewards = np.random.default_rng(0).normal(size=(4, 2))
+    compiled, state, rate = begin(phase, method, params)
+    changes = []
+
+    def update(*args):
+        before = np.array(args[1].params["policy"]["embedding"])
+        state, metrics, stopped = compiled.update(*args)
+        changes.append(bool(np.any(before != np.asarray(state.params["policy"]["embedding"]))))
+        return state, metrics, stopped
+
+    recorded = compiled._replace(update=SimpleNamespace(prepare=lambda *args: update))
+    iteration = Iteration("rl", phase, recorded, RESOURCES, OneBatch(make_batch(rewards), lambda step: rewards), rate)
+    for _ in range(2):
+        state, row = iteration(state)
+        assert changes == [True] * moved + [False] * (4 - moved)
+        assert row.get("mstep/stopped_fraction", 0.0) == 1 - moved / 4
+        changes.clear()
