@@ -2,17 +2,16 @@
 
 Reference: LLM V-MPO, document section 10 (27)-(29); V-MPO, Song et al. 2019.
 Command: python -m experiments.train --config=configs/llm/arithmetic.py:vmpo --workdir=runs/arithmetic
-Expected: held-out pass@1 of V-MPO from 17-24 % to 55 % (seeds 0 and 1, README).  Cost: 5 minutes 20 s on a CPU core.
+Expected: held-out pass@1 of V-MPO from 17-24 % to 56 % (seeds 0 and 1, README).  Cost: 5 minutes 20 s on a CPU core.
 
 What differs from the defaults, and why:
 
 * 360 demonstrations, so few that SFT has learnt nearly all there is in them when RL starts.
 * Three eighths of the prompts in the M-step, where a method lets prompts be left out: most others are all right or all
   wrong, and have no weight.
-* pi_t trails the policy by about five iterations where weights are taken against it: it keeps the first iterations, in
-  which duals and Adam know nothing yet, from undoing what SFT has learned.
-* V-MPO's duals are the paper's, by Adam: with the budgets enforced by the defaults (solved, exponentiated) the policy
-  of 28 % does not learn here, at rates of 5e-4 and 1e-3 (one seed each, 60 iterations).
+* pi_t trails the policy by about five iterations where weights are taken against it and no trust region bounds a step:
+  it keeps the first iterations, in which Adam knows nothing yet, from undoing what SFT has learned.
+* The trust region is twice the default: after 60 iterations 36 % instead of 34 % (seed 0, tuning problems).
 """
 
 from ml_collections import ConfigDict
@@ -70,7 +69,8 @@ def _demonstrations(method: str, **changes) -> ConfigDict:
 def _rollouts(method: str) -> ConfigDict:
     needs = METHODS[method]().needs
     # RL-EM knows no trust region that it could stay within: it takes its own samples, not those of older policies.
-    trails = "old" in needs.snapshots and not needs.ratio
+    bounded = needs.trust_region is not None and needs.trust_region.at_end
+    trails = "old" in needs.snapshots and not needs.ratio and not bounded
     phase = common.phase(
         method,
         num_iterations=190,
@@ -91,13 +91,9 @@ def _rollouts(method: str) -> ConfigDict:
         },
     )
     if "epsilon_alpha" in phase.method_args:
-        phase.method_args.epsilon_alpha = 0.008
-        phase.duals.update({"optimizer": "adam", "multiplier_learning_rate": 0.5})
+        phase.method_args.epsilon_alpha = 0.02
     if "max_completion_length" in phase.method_args:
         phase.method_args.max_completion_length = phase.max_completion_length
-    if method == "vmpo":
-        phase.method_args.temperature = "dual"
-        phase.duals.update({"num_temperature_steps": 10, "temperature_learning_rate": 0.01})
     return phase
 
 

@@ -26,7 +26,7 @@ from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import Optimizers, World, init_dual_opt_state
 
 NUM_SAMPLES, UPDATES, WIDTH, INPUTS, ACTIONS = 2048, 16, 64, 8, 6
-METHOD = vmpo(epsilon_eta=0.1, epsilon_alpha=0.01, top_k_fraction=0.5, initial_multiplier=5.0)
+METHOD = vmpo(epsilon_eta=0.1, epsilon_alpha=0.01, top_k_fraction=0.5, enforced=em.Lagrangian(5.0))
 RATE, EPSILON_ETA, EPSILON_ALPHA = 1e-3, 0.1, 0.01
 
 

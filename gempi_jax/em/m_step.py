@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from gempi_jax.contracts import Evaluation, LossOutput, Metric, Target
 from gempi_jax.em.choices import Dual, Reduction
 from gempi_jax.em.duals import MINIMUM
-from gempi_jax.em.projection import Constraint, Penalty, Projection, Unconstrained
+from gempi_jax.em.projection import Constraint, Penalty, Projection, priced_parts
 from gempi_jax.em.spec import GempiSpec
 from gempi_jax.numerics import reductions
 from gempi_jax.types import Array, Duals
@@ -75,7 +75,7 @@ def check_evaluation(projection: Projection, target: Target, evaluation: Evaluat
             raise ValueError(
                 f"divergence {part!r} {values.shape} must have the shape of log_probs {shape}, one per term."
             )
-    parts = () if isinstance(projection, Unconstrained) else projection.divergence.parts
+    parts = priced_parts(projection)
     if set(parts) - set(evaluation.divergence):
         raise ValueError(
             f"Evaluation.divergence has {sorted(evaluation.divergence)}, but {type(projection).__name__} needs "
@@ -105,7 +105,7 @@ def likelihood(spec: GempiSpec, target: Target, evaluation: Evaluation) -> LossO
 
 
 def projection_loss(projection: Projection, duals: Duals, evaluation: Evaluation) -> LossOutput:
-    """gamma D_M of (26), or the Lagrangian (2), on one part of an update; 0 where nothing constrains.
+    """gamma D_M of (26), or the Lagrangian (2), on one part of an update; 0 where no update pays for D_M.
 
     The divergence is averaged over all terms of the update, not over the selected ones (V-MPO, equation 5); the
     constant alpha eps of (2) enters in proportion to the part's share of the terms.
@@ -113,7 +113,7 @@ def projection_loss(projection: Projection, duals: Duals, evaluation: Evaluation
     loss, metrics = jnp.zeros(()), {}
     terms = jnp.sum(evaluation.mask).astype(jnp.float32)
     total = jnp.maximum(evaluation.counts.terms, 1.0)
-    for part in () if isinstance(projection, Unconstrained) else projection.divergence.parts:
+    for part in priced_parts(projection):
         summed = jnp.sum(evaluation.divergence[part], where=evaluation.mask)
         suffix = "" if len(projection.divergence.parts) == 1 else f"/{part}"
         metrics[f"mstep/kl{suffix}"] = Metric(summed, terms)
@@ -155,7 +155,7 @@ def add(*losses: LossOutput) -> LossOutput:
 
 
 def initial_multipliers(spec: GempiSpec) -> Duals:
-    """alpha at the start, by part of the divergence; ``{}`` unless the projection is a constraint."""
+    """alpha at the start, by part of the divergence; ``{}`` unless the projection is a constraint by price."""
     if not isinstance(spec.projection, Constraint):
         return {}
     return {multiplier_name(part): jnp.float32(value) for part, value in spec.projection.initial_multipliers.items()}
@@ -167,7 +167,7 @@ def dual_budgets(spec: GempiSpec) -> dict[str, float | tuple[float, ...]]:
     By the names of the duals: ``"temperature"`` (one for each anchor) and ``"multiplier/<part>"``.
     """
     budgets: dict[str, float | tuple[float, ...]] = {}
-    if isinstance(spec.projection, Constraint):
+    if isinstance(spec.projection, Constraint) and spec.projection.by_price:
         budgets |= {multiplier_name(part): value for part, value in spec.projection.budgets.items()}
     if isinstance(spec.temperature, Dual):
         budgets["temperature"] = tuple(anchor.budget or 1.0 for anchor in spec.anchors)

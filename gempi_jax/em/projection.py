@@ -110,26 +110,63 @@ def _per_part(value: float | tuple[float, ...], divergence: TokenDivergence) -> 
 
 
 @dataclasses.dataclass(frozen=True)
+class Lagrangian:
+    """The budget by its price: alpha of the stop-gradient Lagrangian (2), which follows gradient steps.
+
+    Attributes:
+      initial: alpha at the start (V-MPO: 5 for discrete actions, 1 for both parts of a Gaussian).
+    """
+
+    initial: float | tuple[float, ...] = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LineSearch:
+    """The budget by the step's length: what an iteration's updates moved is scaled until D_M is eps_M.
+
+    The direction is the likelihood's and the optimiser's, the length the budget's, as in TRPO (Schulman et al. 2015,
+    appendix C), which only shortens.  No price has to be found, and no update evaluates D_M.
+
+    Attributes:
+      max_scale: the most by which a step is lengthened; 1 only shortens.
+    """
+
+    max_scale: float = 4.0
+
+    def __post_init__(self):
+        require(self.max_scale >= 1, f"LineSearch.max_scale is {self.max_scale}: give at least 1, which only shortens.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Constraint:
-    """D_M <= eps_M by the stop-gradient Lagrangian (2).
+    """D_M <= eps_M.
 
     Attributes:
       budget: eps_M > 0, nats per term; of a Gaussian policy one for each of (mean, covariance).
       divergence: D_M per term.
-      initial: the multiplier alpha at the start (V-MPO: 5 for discrete actions, 1 for both parts of a Gaussian).
+      enforced: how: by a price in every update's loss, or by the length of the step that all of them make.
       towards: the snapshot that the policy is held near: pi_t (``"old"``) or pi_ref (``"ref"``).
     """
 
     budget: float | tuple[float, ...]
     divergence: TokenDivergence
-    initial: float | tuple[float, ...] = 5.0
+    enforced: Lagrangian | LineSearch = Lagrangian()
     towards: str = "old"
 
     def __post_init__(self):
         _measured(self.divergence, "Constraint")
         _towards(self.towards, "Constraint")
+        require(
+            isinstance(self.enforced, Lagrangian | LineSearch),
+            f"Constraint.enforced is {self.enforced!r}: give Lagrangian(...) or LineSearch(...).",
+        )
+        require(
+            self.by_price or self.towards == "old",
+            f"Constraint.towards is {self.towards!r} with LineSearch(): a step starts from pi_t. Use Lagrangian().",
+        )
         parts = self.divergence.parts
-        for name, value in (("budget", self.budget), ("initial", self.initial)):
+        initial = (("enforced.initial", self.enforced.initial),) if self.by_price else ()
+        for name, value in (("budget", self.budget), *initial):
             require(
                 not isinstance(value, tuple) or len(value) == len(parts),
                 f"Constraint.{name} is {value}: the divergence has the parts {parts}; give one number or one for each",
@@ -138,15 +175,27 @@ class Constraint:
                 positive(number, f"Constraint.{name} of {part}", "a budget in nats or a multiplier")
 
     @property
+    def by_price(self) -> bool:
+        """Whether updates pay for D_M."""
+        return isinstance(self.enforced, Lagrangian)
+
+    @property
     def budgets(self) -> dict[str, float]:
         """eps_M by part of the divergence."""
         return _per_part(self.budget, self.divergence)
 
     @property
     def initial_multipliers(self) -> dict[str, float]:
-        """alpha at the start, by part of the divergence."""
-        return _per_part(self.initial, self.divergence)
+        """alpha at the start, by part of the divergence; ``{}`` where there is none."""
+        return _per_part(self.enforced.initial, self.divergence) if self.by_price else {}
 
 
 Projection = Unconstrained | Penalty | Constraint
 """The M-step's part of the tuple: D_M with nothing, a price, or a budget."""
+
+
+def priced_parts(projection: Projection) -> tuple[str, ...]:
+    """The parts of D_M that every update evaluates and pays for."""
+    if isinstance(projection, Unconstrained) or (isinstance(projection, Constraint) and not projection.by_price):
+        return ()
+    return projection.divergence.parts

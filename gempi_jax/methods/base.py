@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import PyTree
 
 from gempi_jax.contracts import Evaluation, LossOutput, Samples, Target
-from gempi_jax.em import Level, TokenDivergence
+from gempi_jax.em import Constraint, Level, TokenDivergence
 from gempi_jax.types import Array, Duals
 
 
@@ -17,10 +17,12 @@ class TrustRegion(NamedTuple):
     Attributes:
       divergence: of the snapshot and pi_theta, per term.
       towards: the snapshot: ``"old"`` (pi_t) or ``"ref"``.
+      at_end: whether it is measured after an iteration's updates alone, for ``Method.line_search``.
     """
 
     divergence: TokenDivergence
     towards: str = "old"
+    at_end: bool = False
 
 
 class Critic(NamedTuple):
@@ -98,6 +100,8 @@ class Method(NamedTuple):
         The duals' optimisers step on the gradient relative to it, 1 - D / eps, which knows no unit.
       kl_stop: the first update whose ``approx_kl``, nats per term, is above this, and those that follow on the batch,
         leave policy and duals as they were; ``None`` never stops.
+      line_search: the budget that sets the length of an iteration's step, once its updates are made; ``None`` where
+        none does.
       init_state: key -> what moves without a gradient (moving moments, draws), beside the duals in checkpoints.
     """
 
@@ -108,6 +112,7 @@ class Method(NamedTuple):
     budgets: Mapping[str, float | tuple[float, ...]] = MappingProxyType({})
     init_state: Callable[[Array], PyTree] = no_state
     kl_stop: float | None = None
+    line_search: Constraint | None = None
 
 
 __all__ = ["Critic", "Evaluation", "LossOutput", "Method", "Needs", "Samples", "Target", "TrustRegion", "no_state"]

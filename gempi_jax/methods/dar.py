@@ -6,6 +6,8 @@ from gempi_jax.em import (
     Dual,
     Fixed,
     GempiSpec,
+    Lagrangian,
+    LineSearch,
     Reduction,
     Scope,
     Score,
@@ -15,7 +17,7 @@ from gempi_jax.em import (
 )
 from gempi_jax.methods.base import Method
 from gempi_jax.methods.gempi import from_spec
-from gempi_jax.methods.vmpo import FORWARD_KL, SOLVED
+from gempi_jax.methods.vmpo import FORWARD_KL, LINE_SEARCH, SOLVED
 from gempi_jax.numerics import KL, FDivergence
 
 
@@ -98,12 +100,12 @@ def at_dar(
 def dar_tr(
     alpha: float = 0.02,
     beta: float = 0.18,
-    epsilon_alpha: float = 0.004,
+    epsilon_alpha: float = 0.01,
     *,
     divergence_ref: FDivergence = KL,
     divergence_old: FDivergence = KL,
     trust_region: TokenDivergence = FORWARD_KL,
-    initial_multiplier: float = 20.0,
+    enforced: Lagrangian | LineSearch = LINE_SEARCH,
     weight_clip: float | None = 20.0,
     reduction: Reduction = Reduction.SUM,
 ) -> Method:
@@ -116,11 +118,11 @@ def dar_tr(
       divergence_ref: D(q || pi_ref) of (22).
       divergence_old: D(q || pi_t) of (22).
       trust_region: D_M.
-      initial_multiplier: its multiplier at the start.
+      enforced: ``LineSearch()`` or the paper's ``Lagrangian(initial)``.
       weight_clip: the largest weight.
       reduction: sum or mean over an example's terms.
     """
-    projection = Constraint(epsilon_alpha, trust_region, initial_multiplier)
+    projection = Constraint(epsilon_alpha, trust_region, enforced)
     return from_spec(
         GempiSpec(
             _anchors(alpha, beta, divergence_ref, divergence_old),

@@ -10,6 +10,7 @@ from gempi_jax import em
 from gempi_jax.contracts import Evaluation, LossOutput, Samples, Target
 from gempi_jax.em import Dual, GempiSpec, Scope, Unconstrained
 from gempi_jax.em.m_step import add, check_evaluation, projection_loss
+from gempi_jax.em.projection import priced_parts
 from gempi_jax.methods.base import Method, Needs, TrustRegion
 from gempi_jax.numerics import reductions
 from gempi_jax.types import Array, Duals
@@ -74,15 +75,19 @@ def from_spec(spec: GempiSpec, fit: Fit | None = None, *, axis_name: str | tuple
         fitted = fit.loss(target.examples, evaluation)
         return add(fitted, projection_loss(projection, duals, evaluation))
 
-    return Method(_needs(spec, fit, extra), init, e_step, loss, em.dual_budgets(spec))
+    search = projection if isinstance(projection, em.Constraint) and not projection.by_price else None
+    return Method(_needs(spec, fit, extra), init, e_step, loss, em.dual_budgets(spec), line_search=search)
 
 
 def _needs(spec: GempiSpec, fit: Fit | None, extra: tuple[str, ...]) -> Needs:
     projection = spec.projection
-    unconstrained = isinstance(projection, Unconstrained)
+    region = None
+    if not isinstance(projection, Unconstrained):
+        at_end = not priced_parts(projection)
+        region = TrustRegion(projection.divergence, projection.towards, at_end)
     return Needs(
         anchors=(*spec.policies, *extra),
-        trust_region=None if unconstrained else TrustRegion(projection.divergence, projection.towards),
+        trust_region=region,
         level=spec.level,
         baseline=spec.reads_advantages,
         rewards=spec.weighs_rewards,

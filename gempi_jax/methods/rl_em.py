@@ -1,9 +1,19 @@
 """RL-EM: the KL-regularised objective of RLHF by expectation-maximisation."""
 
-from gempi_jax.em import Anchor, Constraint, GempiSpec, Reduction, Scope, TokenDivergence, Unconstrained
+from gempi_jax.em import (
+    Anchor,
+    Constraint,
+    GempiSpec,
+    Lagrangian,
+    LineSearch,
+    Reduction,
+    Scope,
+    TokenDivergence,
+    Unconstrained,
+)
 from gempi_jax.methods.base import Method
 from gempi_jax.methods.gempi import from_spec
-from gempi_jax.methods.vmpo import FORWARD_KL
+from gempi_jax.methods.vmpo import FORWARD_KL, LINE_SEARCH
 from gempi_jax.numerics import KL, FDivergence
 
 
@@ -13,7 +23,7 @@ def rl_em(
     divergence: FDivergence = KL,
     epsilon_alpha: float | None = None,
     trust_region: TokenDivergence = FORWARD_KL,
-    initial_multiplier: float = 20.0,
+    enforced: Lagrangian | LineSearch = LINE_SEARCH,
     scope: Scope = Scope.GROUP,
     reduction: Reduction = Reduction.SUM,
 ) -> Method:
@@ -24,12 +34,10 @@ def rl_em(
       divergence: D(q || pi_ref) of (22).
       epsilon_alpha: budget of an optional trust region to pi_t, nats per term; ``None`` is an unconstrained M-step.
       trust_region: D_M of that trust region.
-      initial_multiplier: its multiplier at the start.
+      enforced: ``LineSearch()`` or the paper's ``Lagrangian(initial)``.
       scope: group by default, because Z(x) is per prompt.
       reduction: sum or mean over an example's terms.
     """
-    projection = (
-        Unconstrained() if epsilon_alpha is None else Constraint(epsilon_alpha, trust_region, initial_multiplier)
-    )
+    projection = Unconstrained() if epsilon_alpha is None else Constraint(epsilon_alpha, trust_region, enforced)
     anchors = (Anchor("ref", beta, divergence=divergence),)
     return from_spec(GempiSpec(anchors, projection=projection, scope=scope, reduction=reduction))

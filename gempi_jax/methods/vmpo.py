@@ -7,7 +7,9 @@ from gempi_jax.em import (
     ExactDivergence,
     GempiSpec,
     Identity,
+    Lagrangian,
     Level,
+    LineSearch,
     Penalty,
     Reduction,
     Scope,
@@ -23,29 +25,32 @@ from gempi_jax.numerics import KL, FDivergence, categorical_kl
 SOLVED = Solved()
 """The temperature that meets the budget in every E-step."""
 
+LINE_SEARCH = LineSearch()
+"""The length of a step that meets the budget in every M-step."""
+
 FORWARD_KL = ExactDivergence(categorical_kl)
 """KL(pi_k || pi_theta) per term, exact over the vocabulary: V-MPO's trust region."""
 
 
 def vmpo(
     epsilon_eta: float = 0.3,
-    epsilon_alpha: float | tuple[float, ...] = 0.004,
+    epsilon_alpha: float | tuple[float, ...] = 0.01,
     top_k_fraction: float = 0.25,
     *,
     divergence: FDivergence = KL,
     temperature: Dual | Solved = SOLVED,
     trust_region: TokenDivergence = FORWARD_KL,
-    initial_multiplier: float | tuple[float, ...] = 20.0,
+    enforced: Lagrangian | LineSearch = LINE_SEARCH,
     penalty: float | None = None,
     score: Score = Score.ADVANTAGE,
     scope: Scope = Scope.BATCH,
     reduction: Reduction = Reduction.SUM,
     level: Level = Level.SEQUENCE,
 ) -> Method:
-    """m = 1, anchor pi_t, KL budget, top-k, weights over the batch, KL trust region to pi_t by the Lagrangian (2).
+    """m = 1, anchor pi_t, KL budget, top-k, weights over the batch, KL trust region to pi_t.
 
-    The defaults are for language models; the paper's, for control, are epsilon_eta 0.01 to 0.1, epsilon_alpha 0.005 to
-    0.01, the better half, ``Dual()`` from 1 and a multiplier from 5.
+    The defaults are for language models, whose budgets are met in every iteration; the paper's, for control, are
+    epsilon_eta 0.01 to 0.1, epsilon_alpha 0.005 to 0.01, the better half, ``Dual()`` and ``Lagrangian()``, (2).
 
     Args:
       epsilon_eta: budget of KL(q || pi_t), nats.
@@ -54,7 +59,9 @@ def vmpo(
       divergence: D(q || pi_t) of (22), which ``epsilon_eta`` then bounds.
       temperature: ``Solved()``, or the paper's ``Dual()``, which takes iterations to meet the budget.
       trust_region: D_M.
-      initial_multiplier: alpha at the start: 5 for discrete actions, 1 for both parts of a Gaussian.
+      enforced: ``LineSearch()``, which meets the trust region's budget by the length of an iteration's step, or the
+        paper's ``Lagrangian(initial)``, whose multiplier takes iterations to; from 5 for discrete actions, 1 for both
+        parts of a Gaussian.
       penalty: fixed gamma of (26) in place of the budget.
       score: what top-k sorts by.
       scope: batch, as published, or group.
@@ -64,7 +71,7 @@ def vmpo(
     if penalty is not None:
         projection = Penalty(penalty, trust_region)
     else:
-        projection = Constraint(epsilon_alpha, trust_region, initial_multiplier)
+        projection = Constraint(epsilon_alpha, trust_region, enforced)
     return from_spec(
         GempiSpec(
             anchors=(Anchor("old", budget=epsilon_eta, divergence=divergence),),
@@ -78,4 +85,4 @@ def vmpo(
     )
 
 
-__all__ = ["FORWARD_KL", "SOLVED", "vmpo"]
+__all__ = ["FORWARD_KL", "LINE_SEARCH", "SOLVED", "vmpo"]

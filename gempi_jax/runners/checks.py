@@ -142,8 +142,8 @@ def _has_critic(phase: PhaseSettings, method: Method) -> bool:
     return method.needs.critic is not None
 
 
-def _has_trust_region(phase: PhaseSettings, method: Method) -> bool:
-    return method.needs.trust_region is not None
+def _pays_for_divergence(phase: PhaseSettings, method: Method) -> bool:
+    return method.needs.trust_region is not None and not method.needs.trust_region.at_end
 
 
 def _takes_ratios(phase: PhaseSettings, method: Method) -> bool:
@@ -171,11 +171,11 @@ EFFECTS = (
     _Effect("old_period", _keeps_old, "neither the method nor a rollout uses pi_t"),
     _Effect("old_ema_decay", _keeps_old, "neither the method nor a rollout uses pi_t"),
     _Effect("ratio_dropout", _takes_ratios, "the method takes no ratios"),
-    _Effect("trust_region_dropout", _has_trust_region, "the method has no trust region"),
+    _Effect("trust_region_dropout", _pays_for_divergence, "no update evaluates a trust region"),
     _Effect("duals.optimizer", _has_dual(""), "the method has no duals"),
     _Effect("duals.num_temperature_steps", _has_dual("temperature"), _NO_TEMPERATURE),
     _Effect("duals.temperature_learning_rate", _has_dual("temperature"), _NO_TEMPERATURE),
-    _Effect("duals.multiplier_learning_rate", _has_dual("multiplier"), "the method's M-step has no budget"),
+    _Effect("duals.multiplier_learning_rate", _has_dual("multiplier"), "no multiplier of the M-step follows gradients"),
 )
 """Settings that only some methods or sources read: elsewhere any value but the default is refused by name."""
 

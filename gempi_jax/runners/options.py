@@ -12,7 +12,9 @@ from gempi_jax.em import (
     GroupCentred,
     GroupStandardized,
     LeaveOneOut,
+    Lagrangian,
     Level,
+    LineSearch,
     Reduction,
     SampledDivergence,
     Scope,
@@ -82,6 +84,7 @@ OPTIONS: dict[type, dict[str, Any]] = {
         "two_sets": TwoSets(),
         "contrast": Contrast(),
     },
+    Lagrangian: {"lagrangian": Lagrangian(), "line_search": LineSearch()},
     **{kind: {member.value: member for member in kind} for kind in (Score, Scope, Reduction, Level)},
 }
 """Types that arguments of methods have, by their annotations, and how a config writes their values."""
@@ -90,6 +93,7 @@ FAMILIES: dict[type, tuple[str, Callable[[float], Any], str]] = {
     FDivergence: ("alpha_", alpha_divergence, "the order as a number, e.g. 'alpha_0.5'"),
     Fixed: ("dual_", Dual, "the temperature at the start as a number, e.g. 'dual_0.5'"),
     Dual: ("dual_", Dual, "the temperature at the start as a number, e.g. 'dual_0.5'"),
+    Lagrangian: ("lagrangian_", Lagrangian, "the multiplier at the start as a number, e.g. 'lagrangian_20'"),
 }
 """Values with a number in their name: prefix, what makes one of it, and what the number is."""
 

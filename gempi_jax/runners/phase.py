@@ -148,10 +148,10 @@ class Iteration:
         state, updates = self._updates(state, scored, target, np.asarray(orders), key)
         jax.block_until_ready(state.params)
         clock.lap("m_step")
-        return state, metrics | target.metrics | _total(updates) | {"mstep/kept_mass": kept}
+        return state, metrics | target.metrics | updates | {"mstep/kept_mass": kept}
 
     def _updates(self, state, scored, target: Target, orders: np.ndarray, key: Array):
-        """The M-stage: the state after all updates, and the metrics of each."""
+        """The M-stage: the state after all updates, and their metrics."""
         per_epoch = self.phase.updates_per_epoch
         rest, stopped = target._replace(metrics={}, importance=None, state=()), np.bool_(False)
         updates: list[dict[str, Metric]] = []
@@ -163,7 +163,12 @@ class Iteration:
                 self.resources.preemption.poll()  # compiled, and the last moment at which a state held uncopied lives
             state, metrics, stopped = update(*args)
             updates.append(metrics)
-        return state, updates
+        total = _total(updates)
+        if self.stages.limit is None:
+            return state, total
+        rest = rest._replace(examples={})
+        state, metrics = self.stages.limit(self.resources.frozen, state, scored, orders[0], rest, total)
+        return state, total | metrics
 
     def _account(self, state, step, num_tokens, clock) -> dict[str, float]:
         updates_per_iteration = self.phase.updates_per_epoch * self.phase.num_epochs

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from gempi_jax.contracts import Samples, Target
+from gempi_jax.contracts import Metrics, Samples, Target
 from gempi_jax.llm.generate import generate
 from gempi_jax.methods.base import Method
 from gempi_jax.models import tempered
@@ -24,7 +24,8 @@ from gempi_jax.runners.scoring import Advantages, Reader, score_batch
 from gempi_jax.runners.settings import PhaseSettings
 from gempi_jax.runners.sources import SOURCES
 from gempi_jax.runners.world import LanguageWorld
-from gempi_jax.training.learn import Passes, select_units, take_units, update_order
+from gempi_jax.training.learn import Passes, moved, select_units, take_units, update_order
+from gempi_jax.training.line_search import limit_step
 from gempi_jax.training.preemption import Preemption
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import Optimizers, e_stage, finish_iteration, has_stopped, m_stage, skip_update
@@ -71,6 +72,7 @@ class Stages(NamedTuple):
     score: Compiled
     e_step: Compiled
     update: Compiled
+    limit: Compiled | None
     skip: Compiled
     finish: Compiled
 
@@ -94,6 +96,7 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
         Compiled(_score(phase, method, policy)),
         Compiled(_e_step(phase, method, optimizers, resources)),
         Compiled(_update(phase, method, optimizers, policy, resources), donate=(1,)),
+        None if method.line_search is None else Compiled(_limit(phase, method, policy, resources), donate=(1,)),
         Compiled(lambda state: resources.settled(skip_update(state)), donate=(0,)),
         Compiled(finish, donate=(0,)),
     )
@@ -198,3 +201,17 @@ def _update(
         return resources.settled(state), metrics, has_stopped(metrics)
 
     return update
+
+
+def _limit(phase: PhaseSettings, method: Method, policy: Policy, resources: Resources) -> Callable:
+    """The length of the step that an iteration's updates made, by its budget on the units that are chosen for it."""
+
+    def limit(frozen: Params, state: TrainState, scored: Scored, chosen: Array, target: Target, updates: Metrics):
+        world = LanguageWorld(policy.on(frozen), method.needs, prefill_chunk=phase.prefill_chunk or None).world()
+        part = take_units(scored, chosen)
+        state, metrics = limit_step(
+            method, world, state, part, moved(target, updates), num_microbatches=phase.num_microbatches
+        )
+        return resources.settled(state), metrics
+
+    return limit

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from gempi_jax.contracts import Counts, Evaluation
+from gempi_jax.contracts import Counts, Evaluation, Metric, Metrics
 from gempi_jax.em import Level
 from gempi_jax.llm.scoring import TokenTerms, hidden_states, token_terms
 from gempi_jax.methods.base import Needs
@@ -37,7 +37,7 @@ class LanguageWorld(NamedTuple):
 
     def world(self) -> World:
         """As the training step takes it."""
-        return World(self.evaluate, self.count)
+        return World(self.evaluate, self.count, self.divergence)
 
     def count(self, scored: Scored) -> tuple[Array, Array]:
         """Real tokens, and examples that have one."""
@@ -65,6 +65,13 @@ class LanguageWorld(NamedTuple):
         )
         return _by_token(evaluation) if self.needs.level is Level.TOKEN else evaluation
 
+    def divergence(self, params: Params, snapshots: dict[str, Params], scored: Scored) -> Metrics:
+        """D_M of pi_theta, without dropout."""
+        batch, old = scored.batch, snapshots[self.needs.trust_region.towards]
+        frozen, hidden = (old, self._states(old, batch, None)), self._states(params["policy"], batch, None)
+        values = self._head(params["policy"], hidden, batch, frozen).divergence
+        return {"kl": Metric(values.sum(), batch.mask.sum().astype(jnp.float32))}
+
     def _states(self, params: Params, batch: Batch, keys: Array | None) -> Float[Array, "G K C D"]:
         """The states that predict each token."""
         options = {"prefill_chunk": self.prefill_chunk}
@@ -91,7 +98,7 @@ class LanguageWorld(NamedTuple):
     ) -> tuple[TokenTerms, dict[str, Float[Array, "G K C"]]]:
         """What the head says of each token, and D_M towards the trust region's snapshot."""
         region = self.needs.trust_region
-        if region is None:
+        if region is None or region.at_end:
             return self._head(params, hidden, batch, None), {}
         old = jax.lax.stop_gradient(snapshots[region.towards])
         frozen = (old, self._states(old, batch, keys if self.same_mask else None))

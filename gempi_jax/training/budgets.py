@@ -22,15 +22,16 @@ _RANGES = {
         1.1,
         "the samples differ less than it allows, so lower it; or a dual follows too slowly: use temperature 'solved', "
         "or raise duals.temperature_learning_rate",
-        "a dual follows too slowly: use temperature 'solved', or raise duals.temperature_learning_rate",
+        "no target meets all budgets (estep/feasible), so raise one by estep/shortfall; or a dual follows too slowly: "
+        "use temperature 'solved', or raise duals.temperature_learning_rate",
     ),
     "mstep/": _Range(
         0.4,
         1.3,
         "the size or the number of updates limits the policy: raise optimizer.learning_rate or updates_per_epoch, or "
         "lower the budget",
-        "steps are too large for the multiplier to hold: lower optimizer.learning_rate, or old_ema_decay, or raise the "
-        "budget",
+        "steps are too large for the multiplier to hold: use enforced 'line_search', or lower optimizer.learning_rate "
+        "or old_ema_decay, or raise the budget",
     ),
 }
 

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Int, PyTree
+from jaxtyping import Bool, Int, PyTree
 
 from gempi_jax.contracts import Metric, Metrics, Samples, Target
 from gempi_jax.methods.base import Method
 from gempi_jax.numerics.keys import named_key
+from gempi_jax.training.line_search import limit_step
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import Optimizers, World, e_stage, has_stopped, m_stage
 from gempi_jax.types import Array
@@ -84,6 +85,12 @@ def update_order(key: Array, units: Int[Array, "U"], passes: Passes) -> Int[Arra
     return jnp.concatenate([one(epoch) for epoch in range(passes.num_epochs)])
 
 
+def moved(target: Target, metrics: Metrics) -> Bool[Array, ""]:
+    """Whether any update of an iteration was made, by its target and the metrics of all."""
+    made = metrics["mstep/skipped_fraction"].mean() < 1
+    return made if target.signal is None else made & target.signal
+
+
 def take_units(tree: PyTree, units: Int[Array, "M"]) -> PyTree:
     """The units of an update, of every array of a batch or of a target's examples."""
     return jax.tree.map(lambda x: jnp.take(x, units, axis=0), tree)
@@ -148,4 +155,10 @@ def learn(
     carry = state, jnp.zeros((), bool)
     (state, _), metrics = jax.lax.scan(update, carry, (jnp.arange(len(orders)), orders))
     metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+    if method.line_search is not None:
+        some = take_units(batch, orders[0])
+        state, more = limit_step(
+            method, world, state, some, moved(target, metrics), num_microbatches=passes.num_microbatches
+        )
+        metrics |= more
     return state, metrics | target.metrics | {"mstep/kept_mass": kept}

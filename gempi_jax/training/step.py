@@ -27,10 +27,12 @@ class World(NamedTuple):
     Attributes:
       evaluate: (params, snapshots, part of the batch, key, counts of the whole update) -> the evaluation.
       count: batch -> its numbers of real likelihood terms and of examples that have one.
+      divergence: (params, snapshots, part) -> D_M by part, summed over real terms, without dropout; for a line search.
     """
 
     evaluate: Callable[[PyTree, dict[str, PyTree], Any, Array, Counts], Evaluation]
     count: Callable[[Any], tuple[Array, Array]]
+    divergence: Callable[[PyTree, dict[str, PyTree], Any], Metrics] | None = None
 
 
 class Optimizers(NamedTuple):
@@ -118,7 +120,7 @@ def m_stage(
       the policy, its optimiser and the duals stay as they were, momentum included, and V alone is fitted.
     """
     counts = Counts(*world.count(batch), jnp.float32(share))
-    parts = _split((batch, target.examples), num_microbatches)
+    parts = split((batch, target.examples), num_microbatches)
 
     def loss_fn(params, duals, part):
         batch_part, examples = part
@@ -186,7 +188,7 @@ def finish_iteration(
     return state._replace(step=step, snapshots=snapshots, skipped_in_a_row=in_a_row)
 
 
-def _split(tree: PyTree, num_parts: int) -> PyTree:
+def split(tree: PyTree, num_parts: int) -> PyTree:
     """[G, ...] -> [parts, G/parts, ...]; part j takes every parts-th unit, so that no unit changes its device."""
 
     def split(x):
@@ -241,9 +243,7 @@ def _told(signal: Bool[Array, ""] | None, new: PyTree, old: PyTree) -> PyTree:
 
 
 def _select(finite: Bool[Array, ""], new: Array, old: Array) -> Array:
-    if new is old:
-        return new
-    return jnp.where(finite, new, old)
+    return new if new is old else jnp.where(finite, new, old)
 
 
 def _all_finite(tree: PyTree) -> Float[Array, ""] | Bool[Array, ""]:

@@ -75,7 +75,7 @@ def test_constraint_value_and_metrics():
 
 def test_gaussian_parts_have_their_own_multipliers():
     both = em.GaussianDivergence(numerics.gaussian_kl)
-    chosen = spec(em.Constraint((0.1, 0.001), both, initial=(1.0, 2.0)))
+    chosen = spec(em.Constraint((0.1, 0.001), both, em.Lagrangian((1.0, 2.0))))
     duals = em.initial_multipliers(chosen)
     parts = evaluation()._replace(divergence={"mean": DIVERGENCE, "covariance": 0.1 * DIVERGENCE})
     gradient = jax.grad(lambda d: em.m_step(chosen, d, target(), parts).loss)(duals)

@@ -74,7 +74,7 @@ def test_what_follows_from_a_spec():
     assert spec.divergences == (numerics.KL, numerics.JENSEN_SHANNON)
     assert not spec.closed_form
     assert spec.scope_axis == -1
-    both = em.Constraint((0.1, 0.001), em.GaussianDivergence(numerics.gaussian_kl), 1.0)
+    both = em.Constraint((0.1, 0.001), em.GaussianDivergence(numerics.gaussian_kl), em.Lagrangian(1.0))
     assert both.budgets == {"mean": 0.1, "covariance": 0.001}
     assert both.initial_multipliers == {"mean": 1.0, "covariance": 1.0}
     assert em.SampledDivergence(numerics.k3).parts == ("kl",)

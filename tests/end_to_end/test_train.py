@@ -40,7 +40,7 @@ def test_a_run_leaves_everything_that_it_promises(reference, rows):
     wanted = "loss learning_rate grad_norm num_tokens entropy reward reward_std frac_reward_zero_std skipped_updates"
     wanted = {*wanted.split(), "rewards/exact_match/mean", "completions/mean_length", "completions/clipped_ratio"}
     wanted |= {f"estep/{name}" for name in ("temperature", "ess", "ess_fraction", "kl/old", "kl_over_budget/old")}
-    wanted |= {f"mstep/{name}" for name in ("nll", "kl", "kl_over_budget", "multiplier")}
+    wanted |= {f"mstep/{name}" for name in ("nll", "kl", "kl_over_budget", "step_scale")}
     assert wanted <= set(table[-1])
     assert np.isfinite([value for name, value in table[-1].items() if name != "phase"]).all()
     # Sampler and scorer agree: the ratio of two evaluations of one policy.

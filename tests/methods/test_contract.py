@@ -124,7 +124,8 @@ def start(method):
     opt_state, dual_opt_state = OPTIMIZERS.params.init(params), init_dual_opt_state(OPTIMIZERS, duals)
     key = jax.random.key(0)
     own = method.init_state(key)
-    return TrainState(zero, params, opt_state, duals, dual_opt_state, {}, key, zero, zero, own)
+    snapshots = {name: make_params()["policy"] for name in method.needs.snapshots}
+    return TrainState(zero, params, opt_state, duals, dual_opt_state, snapshots, key, zero, zero, own)
 
 
 @pytest.mark.parametrize("name", NAMES)

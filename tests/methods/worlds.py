@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gempi_jax.contracts import Counts, Evaluation, Samples
+from gempi_jax.contracts import Counts, Evaluation, Metric, Samples
 from gempi_jax.em import ExactDivergence, Level
 from gempi_jax.methods import Method
 from gempi_jax.training.step import World
@@ -97,18 +97,24 @@ def world(method: Method) -> World:
     """How any method's policy is evaluated on a part of the data; gradients reach ``params``."""
     needs, by_token = method.needs, method.needs.level is Level.TOKEN
 
+    def distance(data: Data, log_q, log_probs):
+        frozen = data.old_logits if needs.trust_region.towards == "old" else data.ref_logits
+        measure = needs.trust_region.divergence
+        if isinstance(measure, ExactDivergence):
+            return measure.function(jax.nn.log_softmax(frozen), log_q)
+        return measure.function(token_log_probs(frozen, data), log_probs)
+
+    def divergence(params, snapshots, data: Data):
+        logits = data.features @ params["policy"]["w"]
+        values = distance(data, jax.nn.log_softmax(logits), token_log_probs(logits, data))
+        return {"kl": Metric(jnp.sum(values, where=data.mask), data.mask.sum().astype(jnp.float32))}
+
     def evaluate(params, snapshots, data: Data, key, counts: Counts) -> Evaluation:
         logits = data.features @ params["policy"]["w"]
         log_probs = jnp.where(data.mask, token_log_probs(logits, data), 0.0)
         log_q = jax.nn.log_softmax(logits)
-        divergence = {}
-        if needs.trust_region is not None:
-            frozen = data.old_logits if needs.trust_region.towards == "old" else data.ref_logits
-            measure = needs.trust_region.divergence
-            if isinstance(measure, ExactDivergence):
-                divergence["kl"] = measure.function(jax.nn.log_softmax(frozen), log_q)
-            else:
-                divergence["kl"] = measure.function(token_log_probs(frozen, data), log_probs)
+        paid_for = needs.trust_region is not None and not needs.trust_region.at_end
+        divergence = {"kl": distance(data, log_q, log_probs)} if paid_for else {}
         values = data.features @ params["value"]["v"]
         fields = {
             "log_probs": log_probs,
@@ -131,4 +137,4 @@ def world(method: Method) -> World:
         examples = data.mask if by_token else data.mask.any(-1)
         return data.mask.sum().astype(jnp.float32), examples.sum().astype(jnp.float32)
 
-    return World(evaluate, count)
+    return World(evaluate, count, divergence)

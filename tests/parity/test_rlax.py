@@ -44,7 +44,7 @@ DUALS = {"temperature": jnp.array([ETA]), "multiplier/kl": jnp.float32(ALPHA)}
 
 @pytest.mark.parametrize("fraction", [0.5, 1.0])
 def test_vmpo_loss_and_all_its_gradients(fraction):
-    method = methods.vmpo(EPSILON_ETA, EPSILON_ALPHA, fraction, temperature=em.Dual())
+    method = methods.vmpo(EPSILON_ETA, EPSILON_ALPHA, fraction, temperature=em.Dual(), enforced=em.Lagrangian())
     gradients = jax.jit(jax.value_and_grad(lambda *x: ours(method, *x), argnums=(0, 1, 2), has_aux=True))
     mine = gradients(DUALS, LOG_PROBS, KL)
     other = jax.jit(

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from gempi_jax.contracts import Evaluation, Samples
-from gempi_jax.em import Dual
+from gempi_jax.em import Dual, Lagrangian
 from gempi_jax.methods import Critic, sft, vmpo, with_critic
 from gempi_jax.numerics import categorical_kl
 from gempi_jax.numerics.advantages import gae
@@ -96,7 +96,7 @@ def plain(state):
 
 @pytest.mark.parametrize("num_microbatches", [2, 4, 16])
 def test_micro_batches_change_nothing(num_microbatches):
-    method = vmpo(epsilon_alpha=0.01, temperature=Dual())
+    method = vmpo(epsilon_alpha=0.01, temperature=Dual(), enforced=Lagrangian())
     state, batch, samples = make_state(method), make_batch(), make_samples()
     whole, whole_metrics = iterate(method, 1, state, batch, samples)
     parts, parts_metrics = iterate(method, num_microbatches, state, batch, samples)
@@ -106,7 +106,7 @@ def test_micro_batches_change_nothing(num_microbatches):
 
 
 def test_eight_devices_give_what_one_gives():
-    method = vmpo(epsilon_alpha=0.01, temperature=Dual())
+    method = vmpo(epsilon_alpha=0.01, temperature=Dual(), enforced=Lagrangian())
     state, batch, samples = make_state(method), make_batch(), make_samples()
     one, _ = jax.jit(lambda *args: iterate(method, 2, *args))(state, batch, samples)
     mesh = sharding.make_mesh({"data": 4, "fsdp": 2})
@@ -122,7 +122,7 @@ def test_eight_devices_give_what_one_gives():
 
 
 def test_a_stage_moves_only_its_own_duals():
-    method = vmpo(epsilon_alpha=0.01, temperature=Dual())
+    method = vmpo(epsilon_alpha=0.01, temperature=Dual(), enforced=Lagrangian())
     before, samples = make_state(method), make_samples()
     after_e, target = adapt(method, before, samples)
     assert float(after_e.duals["temperature"][0]) != float(before.duals["temperature"][0])
@@ -135,7 +135,7 @@ def test_a_stage_moves_only_its_own_duals():
 
 @pytest.mark.parametrize(("place", "bad"), [("features", np.nan), ("features", np.inf), ("weights", np.inf)])
 def test_an_update_that_is_not_finite_is_skipped_and_counted(place, bad):
-    method = vmpo(epsilon_alpha=0.01, temperature=Dual())
+    method = vmpo(epsilon_alpha=0.01, temperature=Dual(), enforced=Lagrangian())
     state, batch, samples = make_state(method), make_batch(), make_samples()
     _, target = adapt(method, state, samples)
     broken = batch
@@ -155,7 +155,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(place, bad):
 
 def test_without_a_signal_only_the_value_moves():
     # Momentum from an iteration before, pi_t elsewhere, and a multiplier that a D_M above its budget would raise.
-    method, batch = vmpo(epsilon_alpha=0.01, temperature=Dual()), make_batch()
+    method, batch = vmpo(epsilon_alpha=0.01, temperature=Dual(), enforced=Lagrangian()), make_batch()
     method = with_critic(method, Critic(gae(1.0)))
     parts = {"policy": optax.adam(1e-1), "value": optax.adam(1e-2)}
     optimizers = OPTIMIZERS._replace(params=optax.partition(parts, lambda tree: {key: key for key in tree}))
@@ -220,7 +220,7 @@ def test_sft_is_maximum_likelihood():
 
 
 def test_pi_t_is_refreshed_every_period():
-    method = vmpo(temperature=Dual())
+    method = vmpo(temperature=Dual(), enforced=Lagrangian())
     state = make_state(method)
     stale, fresh = state.snapshots["old"]["w"], state.params["policy"]["w"]
     first = finish_iteration(state, old_period=2)
