@@ -28,8 +28,8 @@ def _anchors(
 
 
 def dar(
-    alpha: float = 0.02,
-    beta: float = 0.18,
+    alpha: float = 0.001,
+    beta: float = 0.009,
     *,
     divergence_ref: FDivergence = KL,
     divergence_old: FDivergence = KL,
@@ -39,8 +39,12 @@ def dar(
 ) -> Method:
     """(7): m = 2, anchors pi_ref and pi_t, fixed coefficients, unconstrained M-step; weights as published, clipped.
 
+    It ends at pi_ref e^(A / alpha): alpha times the nats of a completion that learning takes, some 40 for 40 tokens,
+    has to be less than what it gains.
+
     Args:
-      alpha: price of KL(q || pi_ref), units of the advantages (standardised by DAR); the paper has alpha + beta = 0.05.
+      alpha: price of KL(q || pi_ref) per nat of a completion, units of the advantages.  The paper has 0.005, and 0.045
+        for beta, in standard deviations (``normalize_advantages``); the defaults are these where rewards vary by 0.2.
       beta: price of KL(q || pi_t).
       divergence_ref: D(q || pi_ref) of (22).
       divergence_old: D(q || pi_t) of (22).
@@ -61,7 +65,7 @@ def dar(
 
 
 def at_dar(
-    epsilon_ref: float = 4.0,
+    epsilon_ref: float = 40.0,
     epsilon_old: float = 0.3,
     *,
     divergence_ref: FDivergence = KL,
@@ -76,7 +80,8 @@ def at_dar(
     ``estep/feasible`` and ``estep/shortfall`` and stays finite.
 
     Args:
-      epsilon_ref: budget of KL(q || pi_ref), nats.
+      epsilon_ref: budget of KL(q || pi_ref), nats of a completion; about one for each of its tokens leaves room to
+        learn, a tenth of that is soon infeasible.
       epsilon_old: budget of KL(q || pi_t), nats.
       divergence_ref: D(q || pi_ref) of (22).
       divergence_old: D(q || pi_t) of (22).
@@ -98,8 +103,8 @@ def at_dar(
 
 
 def dar_tr(
-    alpha: float = 0.02,
-    beta: float = 0.18,
+    alpha: float = 0.002,
+    beta: float = 0.198,
     epsilon_alpha: float = 0.01,
     *,
     divergence_ref: FDivergence = KL,
@@ -135,8 +140,8 @@ def dar_tr(
 
 
 def top_k_dar(
-    alpha: float = 0.02,
-    beta: float = 0.18,
+    alpha: float = 0.002,
+    beta: float = 0.198,
     top_k_fraction: float = 0.25,
     *,
     divergence_ref: FDivergence = KL,
