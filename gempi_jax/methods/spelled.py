@@ -8,7 +8,9 @@ from gempi_jax.em import (
     GempiSpec,
     Given,
     Identity,
+    Lagrangian,
     Level,
+    LineSearch,
     Penalty,
     Reduction,
     Scope,
@@ -24,7 +26,7 @@ from gempi_jax.em import (
 from gempi_jax.em.choices import Threshold
 from gempi_jax.methods.base import Method
 from gempi_jax.methods.gempi import from_spec
-from gempi_jax.methods.vmpo import FORWARD_KL
+from gempi_jax.methods.vmpo import FORWARD_KL, LINE_SEARCH
 from gempi_jax.numerics import KL, FDivergence
 
 FIXED = Fixed()
@@ -53,7 +55,7 @@ def gempi(
     epsilon_alpha: float | None = None,
     trust_region: TokenDivergence = FORWARD_KL,
     towards: str = "old",
-    initial_multiplier: float = 20.0,
+    enforced: Lagrangian | LineSearch = LINE_SEARCH,
     reduction: Reduction = Reduction.SUM,
     level: Level = Level.SEQUENCE,
 ) -> Method:
@@ -76,7 +78,7 @@ def gempi(
       epsilon_alpha: or the budget of the trust region, nats per term; with neither it is unconstrained.
       trust_region: D_M.
       towards: the snapshot that D_M is measured to, old or ref.
-      initial_multiplier: of the budget's multiplier.
+      enforced: how the budget of the trust region is met.
       reduction: sum or mean over an example's terms.
       level: what a weight belongs to.
 
@@ -100,7 +102,7 @@ def gempi(
     if penalty is not None:
         projection = Penalty(penalty, trust_region, towards)
     elif epsilon_alpha is not None:
-        projection = Constraint(epsilon_alpha, trust_region, initial_multiplier, towards)
+        projection = Constraint(epsilon_alpha, trust_region, enforced, towards)
     return from_spec(
         GempiSpec(
             tuple(anchors), temperature, kept, projection, scope, weight_clip, reduction, transform, weighting, level

@@ -4,6 +4,8 @@ from gempi_jax.em import (
     Anchor,
     GempiSpec,
     GroupCentred,
+    Lagrangian,
+    LineSearch,
     Penalty,
     Reduction,
     Scope,
@@ -17,15 +19,15 @@ from gempi_jax.em.transforms import RatioToMean
 from gempi_jax.methods.base import Method
 from gempi_jax.methods.fits.truncated import TruncatedLikelihood
 from gempi_jax.methods.gempi import from_spec
-from gempi_jax.methods.vmpo import FORWARD_KL, SOLVED, vmpo
+from gempi_jax.methods.vmpo import FORWARD_KL, LINE_SEARCH, SOLVED, vmpo
 
 
 def mpo(
     epsilon: float = 0.1,
-    epsilon_alpha: float = 0.004,
+    epsilon_alpha: float = 0.01,
     *,
     temperature: Dual | Solved = SOLVED,
-    initial_multiplier: float = 20.0,
+    enforced: Lagrangian | LineSearch = LINE_SEARCH,
     reduction: Reduction = Reduction.SUM,
 ) -> Method:
     """MPO (Abdolmaleki et al. 2018) on language models: a state is a prompt, its sampled actions the K completions.
@@ -37,7 +39,7 @@ def mpo(
       epsilon: budget of the mean KL(q || pi_t), nats.
       epsilon_alpha: budget of the trust region, nats per term.
       temperature: ``Solved()`` or ``Dual()``.
-      initial_multiplier: of the trust region, at the start.
+      enforced: how the trust region's budget is met.
       reduction: sum or mean over an example's terms.
     """
     return vmpo(
@@ -45,7 +47,7 @@ def mpo(
         epsilon_alpha,
         1.0,
         temperature=temperature,
-        initial_multiplier=initial_multiplier,
+        enforced=enforced,
         scope=Scope.GROUP,
         reduction=reduction,
     )
