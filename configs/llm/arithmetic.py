@@ -12,12 +12,17 @@ What differs from the defaults, and why:
 * pi_t trails the policy by about five iterations where weights are taken against it and no trust region bounds a step:
   it keeps the first iterations, in which Adam knows nothing yet, from undoing what SFT has learned.
 * The trust region is twice the default: after 60 iterations 36 % instead of 34 % (seed 0, tuning problems).
+* Preferences are of pairs that the model wrote that SFT left behind, as published: pi_t is never refreshed.  With
+  --config.rl.old_period=1 they are the best and the worst of what the policy itself writes.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 from gempi_jax.methods import METHODS
+
+OFFLINE = ("dpo", "ipo", "rdpo", "cdpo", "exo")
+"""Published for pairs of a fixed policy; beta_dpo, too, but its beta needs margins of a policy that moves."""
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -70,7 +75,7 @@ def _rollouts(method: str) -> ConfigDict:
     needs = METHODS[method]().needs
     # RL-EM knows no trust region that it could stay within: it takes its own samples, not those of older policies.
     bounded = needs.trust_region is not None and needs.trust_region.at_end
-    trails = "old" in needs.snapshots and not needs.ratio and not bounded
+    trails = "old" in needs.snapshots and not needs.ratio and not needs.preferences and not bounded
     phase = common.phase(
         method,
         num_iterations=190,
@@ -94,6 +99,8 @@ def _rollouts(method: str) -> ConfigDict:
         phase.method_args.epsilon_alpha = 0.02
     if "max_completion_length" in phase.method_args:
         phase.method_args.max_completion_length = phase.max_completion_length
+    if method in OFFLINE:
+        phase.old_period = phase.num_iterations
     return phase
 
 

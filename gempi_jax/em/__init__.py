@@ -6,13 +6,15 @@ weights and log-probabilities into a loss.  Everything they are made of is expor
 
 from gempi_jax.em.choices import (
     Anchor,
-    Contrast,
+    Compared,
     Dual,
     Equal,
     Filter,
     Fixed,
     Identity,
     Level,
+    Opposed,
+    Paired,
     Reduction,
     Scope,
     Score,
@@ -70,8 +72,8 @@ from gempi_jax.numerics.selection import top_k_mask
 
 __all__ = [
     "Anchor",
+    "Compared",
     "Constraint",
-    "Contrast",
     "Dual",
     "Equal",
     "ExactDivergence",
@@ -87,6 +89,8 @@ __all__ = [
     "LeaveOneOut",
     "Level",
     "LineSearch",
+    "Opposed",
+    "Paired",
     "Penalty",
     "Projection",
     "RatioToMean",

@@ -188,7 +188,7 @@ class TwoSets:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrast:
+class Opposed:
     """w = softmax(A / temperature) - softmax(-A / temperature) over the batch, which sums to 0 (wd1).
 
     Attributes:
@@ -198,8 +198,21 @@ class Contrast:
     temperature: float = 1.0
 
     def __post_init__(self):
-        positive(self.temperature, "Contrast.temperature", "a temperature, units of the advantages,")
+        positive(self.temperature, "Opposed.temperature", "a temperature, units of the advantages,")
 
 
-Weighting = Tilted | Signed | Equal | TwoSets | Contrast
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """w = 1/P for the best and -1/P for the worst sample of each of the P groups whose advantages differ, 0 elsewhere.
+
+    A pair of a chosen and a rejected answer is such a group with K = 2; a group whose samples tie prefers none.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """w = 1/P for all samples of each of the P groups whose advantages differ, 0 elsewhere: for fits over groups."""
+
+
+Weighting = Tilted | Signed | Equal | TwoSets | Opposed | Paired | Compared
 """How advantages become weights."""

@@ -15,12 +15,14 @@ import dataclasses
 
 from gempi_jax.em.choices import (
     Anchor,
+    Compared,
     Dual,
     Equal,
     Filter,
     Fixed,
     Identity,
     Level,
+    Paired,
     Reduction,
     Scope,
     Score,
@@ -109,6 +111,11 @@ class GempiSpec:
             isinstance(self.filter, Identity),
             f"{kind}() with {self.filter}: it weighs samples on both sides of the baseline. Use Identity().",
         )
+        require(
+            not self.compares or (self.scope is Scope.GROUP and self.level is Level.SEQUENCE),
+            f"{kind}() with {self.scope} and {self.level}: whole samples of a prompt are compared with each other. Use "
+            "Scope.GROUP and Level.SEQUENCE.",
+        )
 
     def _check_temperature(self) -> None:
         kind = type(self.temperature).__name__
@@ -173,6 +180,11 @@ class GempiSpec:
     def every_unit(self) -> bool:
         """Whether all units weigh the same, so that none can be left out."""
         return self.scope is Scope.GROUP or not self.weighs_rewards or isinstance(self.weighting, Equal)
+
+    @property
+    def compares(self) -> bool:
+        """Whether all that it takes of the rewards is how the samples of a group compare."""
+        return isinstance(self.weighting, Paired | Compared)
 
     @property
     def scope_axis(self) -> int | None:

@@ -154,7 +154,7 @@ def encode_demonstrations(
     Raises:
       DataError, ValueError: as :func:`encode_prompts` and :func:`encode_completions`.
     """
-    turns = _turns(tokenizer, rows, end_ids)
+    turns = encode_turns_of(tokenizer, rows, end_ids)
     texts = [turn.completion for turn in turns]
     completions = fit_completions(texts, max_completion_length, long_completions)
     turns = [turns[i] for i in completions.kept]
@@ -172,7 +172,10 @@ def encode_demonstrations(
     )
 
 
-def _turns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], end_ids: Collection[int]) -> list[Turns]:
+def encode_turns_of(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], end_ids: Collection[int]
+) -> list[Turns]:
+    """Each row's prompt and what is learnt behind it, whatever their lengths."""
     turns: list[Turns | None] = [_several_turns(tokenizer, row) for row in rows]
     rest = [i for i, found in enumerate(turns) if found is None]
     for i, pair in zip(rest, _pairs(tokenizer, [rows[i] for i in rest], end_ids), strict=True):

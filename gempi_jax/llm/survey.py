@@ -1,6 +1,6 @@
 """One pass over all rows before a run: every row is read and checked, and what concerns all of them is noted.
 
-Notes take 21 bytes for each row, so that files larger than memory are surveyed as lists are.
+Notes take 22 bytes for each row, so that files larger than memory are surveyed as lists are.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from gempi_jax.llm.rows import replaced
 
 _UNFILLED = ROLE_LISTS | {"text", "reward", "log_prob"}
 """Columns whose absence says what a row is for."""
+_PAIR = {"chosen", "rejected"}
 _MOST_KINDS = 64
 
 
@@ -29,6 +30,7 @@ class Survey(NamedTuple):
       prompts: a hash of each row's prompt.
       kinds: rows whose other columns hold the same types of values, nulls apart, have the same number.
       answered: whether a row has a completion, or is a text to learn.
+      compared: whether a row has a chosen and a rejected answer.
     """
 
     columns: tuple[str, ...]
@@ -36,6 +38,7 @@ class Survey(NamedTuple):
     prompts: UInt64[np.ndarray, " N"]
     kinds: Int[np.ndarray, " N"]
     answered: Bool[np.ndarray, " N"]
+    compared: Bool[np.ndarray, " N"]
 
     def at(self, index: np.ndarray) -> "Survey":
         """Of some rows; the columns stay those of all."""
@@ -60,14 +63,17 @@ def survey(rows: Iterable[Row]) -> Survey:
         columns |= dict.fromkeys(row)
         kind = tuple((name, _kind(row[name])) for name in sorted(row.keys() - _UNFILLED) if row[name] is not None)
         number = numbers.setdefault(kind, len(numbers))
-        notes.append((_hash(row), _hash(row.get("prompt")), number, "completion" in row or is_text_row(row)))
-    contents, prompts, kinds, answered = zip(*notes, strict=True) if notes else ((), (), (), ())
+        notes.append(
+            (_hash(row), _hash(row.get("prompt")), number, "completion" in row or is_text_row(row), row.keys() >= _PAIR)
+        )
+    contents, prompts, kinds, answered, compared = zip(*notes, strict=True) if notes else ((),) * 5
     return Survey(
         tuple(columns),
         np.array(contents, np.uint64),
         np.array(prompts, np.uint64),
         np.array(kinds, np.int32),
         np.array(answered, bool),
+        np.array(compared, bool),
     )
 
 

@@ -140,7 +140,7 @@ def typical_pairs(
       margins: M_i or Delta_i.
       moments: M_0 and the deviation of the same.
       kept_fraction: rho in (0, 1]; exactly max(1, floor(rho N)) of the N real pairs are kept.
-      key: of the draw; in a mapped function one for each device.
+      key: of the draw, the same on all devices.
       where: the pairs that are real.
       axis_name: mapped axes over which the leading axis is spread.
     """
@@ -148,7 +148,10 @@ def typical_pairs(
     scores = -0.5 * jnp.square(scaled)
     if key is not None:
         # The k largest of log-weights plus Gumbel noise are k draws without replacement.
-        scores = scores + jax.random.gumbel(key, scores.shape, scores.dtype)
+        # One number for each pair, by its place among all: no number of devices changes what is drawn.
+        place = reductions.global_index(scores.shape, axis_name=axis_name).reshape(-1)
+        draw = jax.vmap(lambda index: jax.random.gumbel(jax.random.fold_in(key, index), (), scores.dtype))
+        scores = scores + draw(place).reshape(scores.shape)
     return top_k_mask(scores, kept_fraction, where=where, axis_name=axis_name)
 
 

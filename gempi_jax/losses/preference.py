@@ -20,6 +20,8 @@ from gempi_jax.numerics.masked import real
 from gempi_jax.types import Array
 
 Scalar = Float[Array, ""] | float
+PairBeta = Float[Array, ""] | Float[Array, "*E"] | float
+"""One number, or one for each pair."""
 
 
 def implicit_reward(
@@ -36,7 +38,7 @@ def implicit_reward(
     return beta * (log_probs - ref_log_probs)
 
 
-def check_beta(place: str, beta: Scalar) -> None:
+def check_beta(place: str, beta: Float[Array, "..."] | float) -> None:
     """Raises ``ValueError`` unless a beta that is known before tracing is positive and finite."""
     meaning = "beta, in units of reward per nat, must be positive and finite (0.1 is usual)"
     known_values(place, beta, meaning, lambda value: np.isfinite(value).all() and (value > 0).all())
@@ -64,7 +66,7 @@ def log_ratio_margins(
 def dpo_loss(
     chosen_log_ratios: Float[Array, "*E"],
     rejected_log_ratios: Float[Array, "*E"],
-    beta: Scalar,
+    beta: PairBeta,
     *,
     where: Bool[Array, "*E"] | None = None,
 ) -> Float[Array, "*E"]:
@@ -75,7 +77,7 @@ def dpo_loss(
     Args:
       chosen_log_ratios: log pi_theta(y_w | x) - log pi_ref(y_w | x), summed over tokens, nats.
       rejected_log_ratios: the same of y_l.
-      beta: the KL coefficient > 0, units of reward per nat.
+      beta: the KL coefficient > 0, units of reward per nat; one, or one for each pair.
       where: the pairs that are real; 0 elsewhere.
 
     Raises:
@@ -89,7 +91,7 @@ def dpo_loss(
 def ipo_loss(
     chosen_log_ratios: Float[Array, "*E"],
     rejected_log_ratios: Float[Array, "*E"],
-    beta: Scalar,
+    beta: PairBeta,
     *,
     where: Bool[Array, "*E"] | None = None,
 ) -> Float[Array, "*E"]:
@@ -114,7 +116,7 @@ def ipo_loss(
 def robust_dpo_loss(
     chosen_log_ratios: Float[Array, "*E"],
     rejected_log_ratios: Float[Array, "*E"],
-    beta: Scalar,
+    beta: PairBeta,
     label_noise: float,
     *,
     where: Bool[Array, "*E"] | None = None,
@@ -145,7 +147,7 @@ def robust_dpo_loss(
 def conservative_dpo_loss(
     chosen_log_ratios: Float[Array, "*E"],
     rejected_log_ratios: Float[Array, "*E"],
-    beta: Scalar,
+    beta: PairBeta,
     label_noise: float,
     *,
     where: Bool[Array, "*E"] | None = None,

@@ -56,6 +56,8 @@ class Needs(NamedTuple):
       critic: ``None`` without one.
       kl_price: beta of -beta (log b - log pi_ref), which the world adds to the reward of each example.
       keeps_old: whether pi_t is kept though nothing above reads it, since it writes what is sampled.
+      preferences: whether it learns from how samples of a prompt compare alone, so that a chosen and a rejected answer
+        of each will do.
       reference_samples: completions of each prompt by pi_ref whose rewards ``Samples.reference_rewards`` must hold.
     """
 
@@ -72,6 +74,7 @@ class Needs(NamedTuple):
     critic: Critic | None = None
     kl_price: float = 0.0
     keeps_old: bool = False
+    preferences: bool = False
     reference_samples: int = 0
 
     @property

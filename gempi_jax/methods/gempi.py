@@ -8,7 +8,7 @@ from jaxtyping import Float, PyTree
 
 from gempi_jax import em
 from gempi_jax.contracts import Evaluation, LossOutput, Samples, Target
-from gempi_jax.em import Dual, GempiSpec, Scope, Unconstrained
+from gempi_jax.em import Compared, Dual, GempiSpec, Scope, Unconstrained
 from gempi_jax.em.m_step import add, check_evaluation, projection_loss
 from gempi_jax.em.projection import priced_parts
 from gempi_jax.methods.base import Method, Needs, TrustRegion
@@ -47,6 +47,8 @@ def from_spec(spec: GempiSpec, fit: Fit | None = None, *, axis_name: str | tuple
       fit: what the M-step fits; ``None`` is the weighted likelihood (29).
       axis_name: mapped axes of ``shard_map`` or ``pmap`` over which the E-step's batch is spread; ``None`` for ``jit``.
     """
+    if fit is None and isinstance(spec.weighting, Compared):
+        raise ValueError("Compared() without a fit: samples that all weigh the same tell nothing. Give a GroupSoftmax.")
     projection = spec.projection
     extra = () if fit is None else tuple(name for name in fit.policies if name not in spec.policies)
 
@@ -94,4 +96,5 @@ def _needs(spec: GempiSpec, fit: Fit | None, extra: tuple[str, ...]) -> Needs:
         by_group=spec.scope is Scope.GROUP or spec.transform.by_group or (fit is not None and fit.by_group),
         every_unit=spec.every_unit or (fit is not None and fit.by_group),
         ratio=fit is not None and fit.ratio,
+        preferences=spec.compares,
     )

@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 from gempi_jax.methods.awr import awr
 from gempi_jax.methods.base import Method
+from gempi_jax.methods.beta_dpo import beta_dpo
 from gempi_jax.methods.dar import at_dar, dar, dar_tr, top_k_dar
+from gempi_jax.methods.group import exo, info_nca, tpo
 from gempi_jax.methods.policy_gradient import dr_grpo, grpo, reinforce, rloo
 from gempi_jax.methods.ppo import ppo, ppo_sequence
+from gempi_jax.methods.preference import cdpo, dpo, ipo, rdpo
 from gempi_jax.methods.regression import a_star_po, gvpo, oapl, opmd, qrpo, rebel, tba
 from gempi_jax.methods.rl_em import rl_em
 from gempi_jax.methods.sft import map_sft, sft
@@ -46,4 +49,12 @@ METHODS: dict[str, Callable[..., Method]] = {
     "wd1": wd1,
     "topr": topr,
     "gempi": gempi,
+    "dpo": dpo,
+    "ipo": ipo,
+    "rdpo": rdpo,
+    "cdpo": cdpo,
+    "beta_dpo": beta_dpo,
+    "tpo": tpo,
+    "info_nca": info_nca,
+    "exo": exo,
 }

@@ -14,7 +14,7 @@ from gempi_jax.em import (
     TopK,
     Unconstrained,
 )
-from gempi_jax.em.choices import Contrast, Dual, Solved, Threshold, TwoSets
+from gempi_jax.em.choices import Dual, Opposed, Solved, Threshold, TwoSets
 from gempi_jax.em.transforms import RatioToMean
 from gempi_jax.methods.base import Method
 from gempi_jax.methods.fits.truncated import TruncatedLikelihood
@@ -133,7 +133,7 @@ def wd1(lam: float = 1.0, beta: float = 0.0, *, reduction: Reduction = Reduction
       beta: price of the KL to pi_ref.
       reduction: sum or mean over an example's terms.
     """
-    weighting = Contrast(lam + beta)
+    weighting = Opposed(lam + beta)
     return from_spec(GempiSpec(weighting=weighting, transform=GroupCentred(), reduction=reduction))
 
 

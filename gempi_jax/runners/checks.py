@@ -11,6 +11,7 @@ import jax
 from gempi_jax.em import Level
 from gempi_jax.methods import METHODS
 from gempi_jax.methods.base import Method
+from gempi_jax.runners.pairs import check_pairs
 from gempi_jax.runners.settings import PhaseSettings, RunSettings
 from gempi_jax.runners.sources import SOURCES
 
@@ -214,6 +215,7 @@ def _check_samples(name: str, phase: PhaseSettings, method: Method) -> None:
             f"{place}.source = {phase.source!r}: method {phase.method!r} weighs completions by their rewards, and "
             "these have none; set source to 'scored' and give a column 'reward', or method to 'sft'"
         )
+    check_pairs(name, phase, method, count)
     if one and phase.baseline == "group_mean" and _takes_baseline(phase, method):
         raise ValueError(
             f"{place}.baseline = 'group_mean': {count}, whose mean is its own reward, so that all advantages are 0; "

@@ -48,7 +48,8 @@ class Source:
 
     Args:
       rows: a list, which is encoded at once, or another sequence, which is read and encoded batch by batch; with
-        ``prompt``; for demonstrations ``completion``, ``messages`` or ``text``; for scored data ``reward`` too.
+        ``prompt``; for demonstrations ``completion``, ``messages`` or ``text``; for scored data ``reward`` too; for
+        preferences ``chosen`` and ``rejected``.
       tokenizer: of the policy.
       rewards: applied to what the policy writes; besides the rows' columns they get ``ended``, whether a completion
         came to an end of its own.
@@ -57,13 +58,13 @@ class Source:
       max_prompt_length: P, tokens.
       max_completion_length: C, tokens.
       long_prompts, long_completions: policies for what is longer.
-      learns_completions: the rows' own completions are what is learnt.
+      answers: the columns of the rows' own completions, where these are what is learnt.
       carries_log_probs: rows have ``log_prob``, log b(y) of the policy that wrote them.
       carries_references: rows have ``reference_rewards``, of completions of the same prompt by pi_ref.
       seed: of the order.
 
     Attributes:
-      learns_completions: as given.
+      learns_completions: whether the rows' own completions are what is learnt.
       num_dropped, num_truncated: rows that were longer, by policy.
       num_straddling: rows whose prompt lost its last token to the completion, where the tokenizer puts it.
       failure: why the latest batch has no rewards; empty where it has.
@@ -81,7 +82,7 @@ class Source:
         max_completion_length: int,
         long_prompts: TooLong,
         long_completions: TooLong = TooLong.ERROR,
-        learns_completions: bool = False,
+        answers: tuple[str, ...] = (),
         carries_log_probs: bool = False,
         carries_references: bool = False,
         seed: int,
@@ -89,9 +90,9 @@ class Source:
         self._tokenizer, self._rewards, self._ends = tokenizer, rewards, ends
         self._batch, self._seed, self._carries_log_probs = batch_prompts, seed, carries_log_probs
         self._carries_references = carries_references
-        self.learns_completions, self._max_completion_length = learns_completions, max_completion_length
+        self.learns_completions, self._max_completion_length = bool(answers), max_completion_length
         lengths = max_prompt_length, max_completion_length
-        encoding = Encoding(tokenizer, *lengths, long_prompts, long_completions, learns_completions, ends.eos_ids)
+        encoding = Encoding(tokenizer, *lengths, long_prompts, long_completions, answers, ends.eos_ids)
         self._tokens = Stored(rows, encoding) if isinstance(rows, list) else Streamed(rows, encoding)
         self.rows = self._tokens.rows
         self.num_dropped, self.num_truncated = self._tokens.num_dropped, self._tokens.num_truncated
@@ -113,13 +114,14 @@ class Source:
         return Prompts(*self._tokens.take(index, rows).prompts, rows)
 
     def completions(self, prompts: Prompts, index: np.ndarray) -> tuple[Batch, float]:
-        """A batch of the dataset's own completions, K = 1, with its rewards where it has them.
+        """A batch of the dataset's own completions, K = 1, with its rewards where it has them; of pairs K = 2.
 
-        Also how many tokens its rows hold: prompts and completions, other roles' turns too.
+        Of a pair the chosen answer has reward 1, the rejected one 0: all that a preference says.  Also how many tokens
+        its rows hold: prompts and completions, other roles' turns too.
         """
         taken = self._tokens.take(index, prompts.rows)
-        tokens = taken.completions.tokens[:, None]
-        rewards = np.array([[float(row.get("reward", 0.0))] for row in prompts.rows], np.float32)
+        tokens = taken.completions.tokens
+        rewards = np.array([_given_rewards(row, tokens.shape[1]) for row in prompts.rows], np.float32)
         behaviour = None
         if self._carries_log_probs:
             behaviour = np.array([[float(row["log_prob"])] for row in prompts.rows], np.float32)
@@ -130,7 +132,7 @@ class Source:
             prompts=prompts.tokens,
             prompt_lengths=prompts.lengths,
             completions=tokens,
-            mask=taken.learnt[:, None],
+            mask=taken.learnt,
             sampler_shift=np.zeros(tokens.shape, np.float32),
             model_log_probs=np.zeros(tokens.shape, np.float32),
             rewards=rewards,
@@ -144,8 +146,8 @@ class Source:
         """The first rows' completions up to the last token that is learnt, without those that were cut."""
         index = np.arange(min(count, len(self.rows)))
         taken = self._tokens.take(index, [self.rows[i] for i in index])
-        whole = taken.completions.lengths < self._max_completion_length
-        learnt, tokens = taken.learnt[whole][:, None], taken.completions.tokens[whole][:, None]
+        whole = (taken.completions.lengths < self._max_completion_length).all(axis=-1)
+        learnt, tokens = taken.learnt[whole], taken.completions.tokens[whole]
         lengths = ((np.arange(learnt.shape[-1]) + 1) * learnt).max(axis=-1, initial=0)
         nothing = np.zeros(tokens.shape, np.float32)
         return Completions(tokens, lengths, nothing, nothing)
@@ -204,6 +206,11 @@ class Source:
         written = [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
         before = [prompt for prompt in before for _ in range(num_samples)]
         return decode_completions(self._tokenizer, before, written, self._ends.eos_ids)
+
+
+def _given_rewards(row: Row, number: int) -> list[float]:
+    """The rewards of a row's own completions."""
+    return [1.0, 0.0] if number == 2 else [float(row.get("reward", 0.0))]
 
 
 def _moments(rewards: np.ndarray) -> dict[str, float]:

@@ -25,8 +25,9 @@ from gempi_jax.em import (
     Tilted,
     TokenDivergence,
 )
-from gempi_jax.em.choices import Contrast, TwoSets
+from gempi_jax.em.choices import Opposed, TwoSets
 from gempi_jax.em.transforms import RatioToMean
+from gempi_jax.methods import Contrast, Reading
 from gempi_jax.numerics import (
     CHI_SQUARED,
     JENSEN_SHANNON,
@@ -82,10 +83,10 @@ OPTIONS: dict[type, dict[str, Any]] = {
         "counting": Tilted(counting=True),
         "signed": Signed(),
         "two_sets": TwoSets(),
-        "contrast": Contrast(),
+        "opposed": Opposed(),
     },
     Lagrangian: {"lagrangian": Lagrangian(), "line_search": LineSearch()},
-    **{kind: {member.value: member for member in kind} for kind in (Score, Scope, Reduction, Level)},
+    **{kind: {member.value: member for member in kind} for kind in (Score, Scope, Reduction, Level, Reading, Contrast)},
 }
 """Types that arguments of methods have, by their annotations, and how a config writes their values."""
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gempi_jax.em import Level
+from gempi_jax.llm.preferences import ANSWERS
+from gempi_jax.llm.rows import place_of
 from gempi_jax.methods import Critic, Method, with_critic
 from gempi_jax.numerics.advantages import gae
 from gempi_jax.numerics.keys import named_seed
@@ -96,7 +98,7 @@ def phase_source(name: str, settings: RunSettings, method: Method, task: Task, m
             rows,
             batch_prompts=phase.batch_prompts,
             max_completion_length=phase.max_completion_length,
-            learns_completions=not writes,
+            answers=SOURCES[phase.source].answers,
             carries_log_probs=carries,
             carries_references=references,
             # Two phases over the same rows take them in orders of their own.
@@ -128,6 +130,8 @@ def check_prompts(name: str, rows: Sequence[Mapping[str, Any]], method: Method) 
 
 def _rows(name: str, phase: PhaseSettings, task: Task):
     writes = SOURCES[phase.source].written
+    if SOURCES[phase.source].answers == ANSWERS:
+        return _preferences(name, task)
     rows = task.train if writes else task.demonstrations
     if not rows and writes:
         raise ValueError(
@@ -139,3 +143,22 @@ def _rows(name: str, phase: PhaseSettings, task: Task):
             "data.columns, or raise data.num_demonstrations"
         )
     return rows
+
+
+def _preferences(name: str, task: Task):
+    place = f"config.{name}.source = 'preferences'"
+    if not task.preferences:
+        raise ValueError(
+            f"{place}: the data have no rows with 'chosen' and 'rejected'; name the columns in data.columns, or set "
+            "source to 'rollout', whose pairs are the best and worst of a prompt's samples"
+        )
+    equal = [i for i, row in enumerate(task.preferences) if row["chosen"] == row["rejected"]]
+    if equal:
+        _logger.warning(
+            "%s: in %d of %d rows 'chosen' and 'rejected' are equal (first %s); nothing is learnt from these.",
+            place,
+            len(equal),
+            len(task.preferences),
+            place_of(task.preferences[equal[0]], f"row {equal[0]} (from 0)"),
+        )
+    return task.preferences

@@ -103,7 +103,9 @@ class Plan:
 
     def _find_ends(self, task: Task) -> dict[str, Ends]:
         checkpoint = self.start.pretrained.config
-        first = [row for rows in (task.demonstrations, task.train, task.heldout) for row in rows[:FEW]]
+        first = [
+            row for rows in (task.demonstrations, task.preferences, task.train, task.heldout) for row in rows[:FEW]
+        ]
         return phase_ends(self._tokenizer, self.settings, checkpoint.eos_ids if checkpoint else (), first)
 
     def _source_maker(self, reward_specs: list[rewards.RewardSpec]) -> Callable[..., Source]:

@@ -17,6 +17,7 @@ from gempi_jax.llm.hf.end_tokens import list_end_tokens
 from gempi_jax.llm.hf.flax_models import load_flax_policy
 from gempi_jax.llm.hf.peft import load_adapters, save_adapters
 from gempi_jax.llm.hf.pretrained import Pretrained, load_pretrained, save_pretrained
+from gempi_jax.llm.preferences import ANSWERS
 from gempi_jax.llm.templates import choose_template
 from gempi_jax.llm.tokenizers import Alphabet, check_ids, load_tokenizer, train_tokenizer
 from gempi_jax.models import Adapted, Decoder, DecoderConfig, LoRA, init_adapters, merge_adapters
@@ -177,12 +178,15 @@ def _place(mesh: Mesh, path: str, shape: tuple[int, ...]) -> jax.sharding.Shardi
 
 
 def _new(model: ModelSettings, seed: int, task: Task, mesh: Mesh) -> Pretrained:
-    if not all(isinstance(row.get("prompt", ""), str) for row in (*task.demonstrations, *task.train)):
+    if not all(
+        isinstance(row.get("prompt", ""), str) for row in (*task.demonstrations, *task.train, *task.preferences)
+    ):
         raise ValueError(
             "config.model.path is empty, but the data have role lists: give a model whose tokenizer has a chat template"
         )
     texts = [row["text"] if is_text_row(row) else row["prompt"] + row["completion"] for row in task.demonstrations]
     texts += [row["prompt"] for row in task.train]
+    texts += [row["prompt"] + row[answer] for row in task.preferences for answer in ANSWERS]
     with blame(f"config.model.vocab_size = {model.vocab_size}"):
         tokenizer = train_tokenizer(texts, model.vocab_size, alphabet=Alphabet.SEEN)
     decoder = Decoder(

@@ -17,7 +17,12 @@ from gempi_jax.llm.survey import Survey
 _logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 _TRIAL_ROWS = 32
-_SPOKEN = {"demonstrations": "demonstrations", "train": "training rows", "heldout": "held-out rows"}
+_SPOKEN = {
+    "demonstrations": "demonstrations",
+    "train": "training rows",
+    "heldout": "held-out rows",
+    "preferences": "preferences",
+}
 
 
 def check_apart(train_path: str, heldout_path: str) -> None:

@@ -2,21 +2,30 @@
 
 from typing import NamedTuple
 
+from gempi_jax.llm.preferences import ANSWERS
+
 
 class SourceKind(NamedTuple):
     """What the batches of a source hold beside prompts and completions.
 
     Attributes:
-      written: the policy writes the completions, as many of each prompt as wanted; a dataset has one.
+      answers: the columns of a dataset's own completions of a prompt; none where the policy writes them, as many of
+        each prompt as wanted.
       rewarded: completions have rewards, of which advantages are made.
     """
 
-    written: bool
+    answers: tuple[str, ...]
     rewarded: bool
+
+    @property
+    def written(self) -> bool:
+        """Whether the policy writes the completions."""
+        return not self.answers
 
 
 SOURCES = {
-    "rollout": SourceKind(written=True, rewarded=True),
-    "demonstrations": SourceKind(written=False, rewarded=False),
-    "scored": SourceKind(written=False, rewarded=True),
+    "rollout": SourceKind(answers=(), rewarded=True),
+    "demonstrations": SourceKind(answers=("completion",), rewarded=False),
+    "scored": SourceKind(answers=("completion",), rewarded=True),
+    "preferences": SourceKind(answers=ANSWERS, rewarded=True),
 }

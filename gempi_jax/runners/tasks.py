@@ -12,6 +12,7 @@ import numpy as np
 
 from gempi_jax.llm import conversions, datasets, rewards, synthetic
 from gempi_jax.llm.columns import DataError, check_row, is_text_row
+from gempi_jax.llm.preferences import ANSWERS
 from gempi_jax.llm.rewards import classifier
 from gempi_jax.llm.rows import place_of, replaced
 from gempi_jax.llm.stories import story_rows
@@ -32,13 +33,15 @@ class Task(NamedTuple):
       demonstrations: prompt, completion: for SFT and for the tokenizer trained on the spot.
       train: prompt and what the rewards need: for rollouts.
       heldout: the same, never trained on.
-      surveys: of each of the three, by its name.
+      surveys: of each of these, by its name.
+      preferences: prompt, chosen, rejected.
     """
 
     demonstrations: Sequence[Row]
     train: Sequence[Row]
     heldout: Sequence[Row]
     surveys: Mapping[str, Survey]
+    preferences: Sequence[Row] = ()
 
     @classmethod
     def of_lists(cls, demonstrations: list[Row], train: list[Row], heldout: list[Row]) -> "Task":
@@ -88,6 +91,7 @@ def jsonl(data: DataSettings, seed: int) -> Task:
     found, heldout = survey(map(_whole, train)), survey(map(ask, judged))
     answered = np.flatnonzero(found.answered)[: data.num_demonstrations or None]
     asked = np.arange(len(train))[: data.num_train or None]
+    compared = np.flatnonzero(found.compared)[: data.num_train or None]
 
     def chosen(index: np.ndarray, form: Callable[[Row], Row]) -> Sequence[Row]:
         return keep(ChosenRows(train, index, lambda row, _: fill_columns(form(row), found.columns)))
@@ -98,6 +102,9 @@ def jsonl(data: DataSettings, seed: int) -> Task:
         [fill_columns(ask(row), heldout.columns) for row in judged],
         {"demonstrations": found.at(answered), "train": found.at(asked), "heldout": heldout},
     )
+    if len(compared):
+        surveys = {**task.surveys, "preferences": found.at(compared)}
+        task = task._replace(preferences=chosen(compared, _whole), surveys=surveys)
     say_overlap(found.at(np.union1d(answered, asked)), heldout, task.heldout)
     return task
 
@@ -107,7 +114,7 @@ def _as_it_is(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def _whole(row: Row) -> Row:
-    """A row with its conversation, where it has one, and a prompt; a text stays as it is."""
+    """A row with its conversation or its pair, where it has one, and a prompt; a text stays as it is."""
     return row if is_text_row(row) else replaced(row, {**row, **_asked(row, 0)})
 
 
@@ -119,13 +126,18 @@ def _asked(row: Row, longest: int) -> Row:
     where = place_of(row, "a row")
     if is_text_row(row):
         return replaced(row, conversions.cut_text(row, longest))
-    if "messages" not in row:
+    convert = conversions.to_prompt_completion
+    if "messages" in row:
+        if "prompt" in row:
+            _say_messages_win()
+    elif row.keys() >= set(ANSWERS):
+        check_row(row, ANSWERS, where)
+        convert = conversions.extract_prompt
+    else:
         check_row(row, ("prompt",), where)
         return row
-    if "prompt" in row:
-        _say_messages_win()
     try:
-        return replaced(row, conversions.to_prompt_completion(row))
+        return replaced(row, convert(row))
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
 
@@ -168,11 +180,11 @@ def load_task(settings: RunSettings) -> Task:
         return replaced(row, {**row, "prompt": settings.data.prompt_template.format(prompt=row["prompt"])})
 
     def templated(rows: Sequence[Row]) -> Sequence[Row]:
-        if isinstance(rows, list):
+        if isinstance(rows, list | tuple):
             return [template(row) for row in rows]
         return ChosenRows(rows, range(len(rows)), lambda row, _: template(row))
 
-    return Task(*map(templated, (task.demonstrations, task.train, task.heldout)), task.surveys)
+    return task._replace(**{name: templated(rows) for name, rows in task._asdict().items() if name != "surveys"})
 
 
 def _check_stream(settings: RunSettings) -> None:

@@ -11,6 +11,7 @@ from gempi_jax.llm.encoding import Demonstrations, encode_demonstrations, encode
 from gempi_jax.llm.lengths import TooLong
 from gempi_jax.llm.messages import template_options
 from gempi_jax.llm.padding import Padded, pad_batch
+from gempi_jax.llm.preferences import ANSWERS, encode_preferences
 from gempi_jax.llm.rows import place_of
 from gempi_jax.llm.streaming import ChosenRows
 
@@ -27,7 +28,8 @@ class Encoding:
       tokenizer: of the policy.
       max_prompt_length, max_completion_length: tokens.
       long_prompts, long_completions: policies for what is longer.
-      learns_completions: the rows' own completions are encoded, too.
+      answers: the columns of the rows' own completions: none, ``("completion",)`` (or ``messages``, ``text``), or
+        ``("chosen", "rejected")``.
       end_ids: tokens that end a completion, beside the tokenizer's own.
     """
 
@@ -36,7 +38,7 @@ class Encoding:
     max_completion_length: int
     long_prompts: TooLong
     long_completions: TooLong
-    learns_completions: bool
+    answers: tuple[str, ...]
     end_ids: tuple[int, ...] = ()
 
     def __call__(self, rows: Sequence[Row]) -> Demonstrations:
@@ -72,7 +74,7 @@ class Encoding:
         return ""
 
     def _encode(self, rows: Sequence[Row]) -> Demonstrations:
-        if not self.learns_completions:
+        if not self.answers:
             encoded = encode_prompts(
                 self.tokenizer,
                 [row["prompt"] for row in rows],
@@ -86,11 +88,18 @@ class Encoding:
             )
         lengths = self.max_prompt_length, self.max_completion_length
         policies = self.long_prompts, self.long_completions
-        return encode_demonstrations(self.tokenizer, rows, *lengths, *policies, end_ids=self.end_ids)
+        encode = encode_preferences if self.answers == ANSWERS else encode_demonstrations
+        return encode(self.tokenizer, rows, *lengths, *policies, end_ids=self.end_ids)
 
 
 class Tokens(NamedTuple):
-    """Rows in tokens: prompts and, where they are learnt, completions and which of their tokens carry loss."""
+    """Rows in tokens: prompts and, where they are learnt, S completions of each and which of their tokens carry loss.
+
+    Attributes:
+      prompts: tokens [N, P], lengths [N].
+      completions: tokens [N, S, C], lengths [N, S].
+      learnt: [N, S, C].
+    """
 
     prompts: Padded
     completions: Padded | None
@@ -172,7 +181,8 @@ def _lengths(rows: Sequence[Row], encoding: Encoding) -> Iterator[tuple[np.ndarr
                 raise
             raise ValueError(f"of the rows from {start}: {error}") from error
         completions = encoded.completions or [[]] * len(part)
-        lengths = np.array([[len(p), len(c)] for p, c in zip(encoded.prompts, completions, strict=True)])
+        longest = np.array([len(c) for c in completions]).reshape(len(part), -1).max(-1)
+        lengths = np.stack([[len(p) for p in encoded.prompts], longest], axis=-1)
         yield lengths, encoded.straddles
 
 
@@ -180,8 +190,11 @@ def _pad(encoded: Demonstrations, widths: tuple[int, int]) -> Tokens:
     prompts = pad_batch(encoded.prompts, widths[0])
     if not encoded.completions:
         return Tokens(prompts, None, None)
+    number = len(encoded.prompts)
     learnt = pad_batch(encoded.learnt, widths[1]).tokens.astype(bool)
-    return Tokens(prompts, pad_batch(encoded.completions, widths[1]), learnt)
+    tokens, lengths = pad_batch(encoded.completions, widths[1])
+    completions = Padded(tokens.reshape(number, -1, widths[1]), lengths.reshape(number, -1))
+    return Tokens(prompts, completions, learnt.reshape(completions.tokens.shape))
 
 
 def _at(padded: Padded, index: np.ndarray) -> Padded:

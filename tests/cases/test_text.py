@@ -29,7 +29,7 @@ def sources(folder: pathlib.Path, rows, reward=lambda completions, **_: [0.0] * 
             max_prompt_length=96,
             max_completion_length=64,
             long_prompts=TooLong.ERROR,
-            learns_completions=learns,
+            answers=("completion",) if learns else (),
             seed=0,
         )
 

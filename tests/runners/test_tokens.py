@@ -23,7 +23,7 @@ def tokenizer():
 
 
 def encoding(tokenizer, prompts=TooLong.DROP, completions=TooLong.DROP, *, learns=True, longest=9):
-    return Encoding(tokenizer, longest, 5, prompts, completions, learns)
+    return Encoding(tokenizer, longest, 5, prompts, completions, ("completion",) if learns else ())
 
 
 @pytest.mark.parametrize("learns", [True, False])

@@ -108,9 +108,9 @@ class PhaseSettings(SamplingSettings, AdvantageSettings, UpdateSettings):
 
     Attributes:
       method: a name of ``gempi_jax.methods.METHODS``, with ``method_args`` for its factory.
-      source: rollout (the policy writes), demonstrations (prompt, completion), or scored (prompt, completion, reward,
+      source: rollout (the policy writes), demonstrations (prompt, completion), scored (prompt, completion, reward,
         and log_prob: log b(y) in nats of the policy that wrote it, its end token included, without which pi_t is the
-        only anchor).
+        only anchor), or preferences (prompt, chosen, rejected: two completions, of reward 1 and 0).
       num_iterations: E-steps.
       eval_every: iterations between held-out evaluations; a phase's ends are always evaluated.
       batch_prompts: groups per E-step, over all devices.
@@ -149,8 +149,8 @@ class PhaseSettings(SamplingSettings, AdvantageSettings, UpdateSettings):
 
     @property
     def samples_per_prompt(self) -> int:
-        """K: a dataset has one completion of each prompt."""
-        return self.num_generations if self.source == "rollout" else 1
+        """K: a dataset has one completion of each prompt, or a pair."""
+        return {"rollout": self.num_generations, "preferences": 2}.get(self.source, 1)
 
 
 def at_least_one(settings: object, *names: str) -> None:
