@@ -147,7 +147,7 @@ def _prepared(spec: GempiSpec, samples: Samples, axis_name: AxisName) -> Samples
     if spec.by_reference:
         samples = samples._replace(signal=by_reference(samples))
     samples = samples._replace(advantages=reductions.detach(spec.transform(samples, axis_name)))
-    if isinstance(spec.weighting, Tilted) and spec.weighting.counting:
+    if spec.counts_samples:
         samples = samples._replace(sampler_log_probs=jnp.zeros_like(samples.sampler_log_probs))
     if spec.scope is Scope.GROUP:
         shape = samples.advantages.shape

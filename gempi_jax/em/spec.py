@@ -187,6 +187,11 @@ class GempiSpec:
         return isinstance(self.weighting, Paired | Compared)
 
     @property
+    def counts_samples(self) -> bool:
+        """Whether log b := 0, so that nobody needs to know who wrote the samples."""
+        return isinstance(self.weighting, Tilted) and self.weighting.counting
+
+    @property
     def scope_axis(self) -> int | None:
         """The axis of one scope: the last for groups, ``None`` (all) for the batch."""
         return -1 if self.scope is Scope.GROUP else None

@@ -44,6 +44,7 @@ class Needs(NamedTuple):
 
     Attributes:
       anchors: the frozen policies whose log-probs ``Samples.anchor_log_probs`` must hold, in order.
+      weighed: the anchors that are weighed against log b of the policy that sampled, which has to be known, then.
       trust_region: D_M of ``Evaluation.divergence``; ``None`` when the M-step is unconstrained.
       level: what an example is.
       baseline: whether advantages start from the world's, rewards less its baseline; else from the rewards.
@@ -62,6 +63,7 @@ class Needs(NamedTuple):
     """
 
     anchors: tuple[str, ...] = ()
+    weighed: tuple[str, ...] = ()
     trust_region: TrustRegion | None = None
     level: Level = Level.SEQUENCE
     baseline: bool = True

@@ -6,12 +6,14 @@ from gempi_jax.em import (
     Dual,
     Fixed,
     GempiSpec,
+    Given,
     Lagrangian,
     LineSearch,
     Reduction,
     Scope,
     Score,
     Solved,
+    Standardized,
     TokenDivergence,
     TopK,
 )
@@ -35,6 +37,7 @@ def dar(
     divergence_old: FDivergence = KL,
     weight_clip: float | None = 20.0,
     scope: Scope = Scope.UNNORMALIZED,
+    standardized: bool = False,
     reduction: Reduction = Reduction.SUM,
 ) -> Method:
     """(7): m = 2, anchors pi_ref and pi_t, fixed coefficients, unconstrained M-step; weights as published, clipped.
@@ -44,12 +47,13 @@ def dar(
 
     Args:
       alpha: price of KL(q || pi_ref) per nat of a completion, units of the advantages.  The paper has 0.005, and 0.045
-        for beta, in standard deviations (``normalize_advantages``); the defaults are these where rewards vary by 0.2.
+        for beta, in standard deviations (``standardized``); the defaults are these where rewards vary by 0.2.
       beta: price of KL(q || pi_t).
       divergence_ref: D(q || pi_ref) of (22).
       divergence_old: D(q || pi_t) of (22).
       weight_clip: the largest product of both factors; ``None`` with normalised scopes.
       scope: none, as published, or batch or group for self-normalised weights.
+      standardized: takes advantages in standard deviations of the batch, as published; prices are in these, then.
       reduction: sum or mean over an example's terms.
     """
     clip = weight_clip if scope is Scope.UNNORMALIZED else None
@@ -60,6 +64,7 @@ def dar(
             scope=scope,
             weight_clip=clip,
             reduction=reduction,
+            transform=Standardized() if standardized else Given(),
         )
     )
 

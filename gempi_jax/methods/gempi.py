@@ -89,6 +89,7 @@ def _needs(spec: GempiSpec, fit: Fit | None, extra: tuple[str, ...]) -> Needs:
         region = TrustRegion(projection.divergence, projection.towards, at_end)
     return Needs(
         anchors=(*spec.policies, *extra),
+        weighed=() if spec.counts_samples else spec.policies,
         trust_region=region,
         level=spec.level,
         baseline=spec.reads_advantages,

@@ -31,26 +31,6 @@ def check_phase(name: str, phase: PhaseSettings, method: Method) -> None:
     _check_effects(name, phase, method)
 
 
-def check_dropout(name: str, phase: PhaseSettings, method: Method, rate: float) -> None:
-    """Refuses ratios of a policy that drops to one that does not, unless they are asked for.
-
-    Args:
-      name: of the phase's section, for errors.
-      phase: its settings.
-      method: made of them.
-      rate: the largest dropout rate of the run's model.
-
-    Raises:
-      ValueError: with the place in the config, the value and the fix.
-    """
-    if rate and method.needs.ratio and not phase.ratio_dropout:
-        raise ValueError(
-            f"config.model.dropout (or lora.dropout) = {rate}: method {phase.method!r} of config.{name} takes ratios "
-            "of a pass that drops to one that does not, noise from the first update on; set it to 0, or "
-            f"config.{name}.ratio_dropout to True"
-        )
-
-
 def check_plan(
     settings: RunSettings,
     *,

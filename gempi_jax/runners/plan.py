@@ -16,10 +16,11 @@ from gempi_jax.models import ValueHead
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners import stages
 from gempi_jax.runners.build import blame, lookup
-from gempi_jax.runners.checks import check_dropout, check_plan
+from gempi_jax.runners.checks import check_plan
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.ends import Ends, phase_ends, say_what_disagrees, union
 from gempi_jax.runners.heldout import GreedyEvaluation
+from gempi_jax.runners.modelchecks import check_dropout, check_prior
 from gempi_jax.runners.networks import Policy
 from gempi_jax.runners.optimizers import build_optimizers
 from gempi_jax.runners.phase import Iteration, begin, fresh_state
@@ -123,6 +124,7 @@ class Plan:
         phase = self.settings.phases[name]
         method = phase_method(name, phase)
         check_dropout(name, phase, method, self._dropout)
+        check_prior(name, phase, method, self.settings.model.lora.used)
         critic = method.needs.critic is not None
         optimizers, rate = build_optimizers(phase, name, critic=critic)
         source = phase_source(name, self.settings, method, task, functools.partial(make, ends=ends))

@@ -24,9 +24,9 @@ def check_scored(name: str, rows: Iterable[Mapping[str, Any]], method: Method) -
     Raises:
       ValueError: a row without a reward or, where it is needed, a log-probability; a value that is none.
     """
-    # What is compared with samples of pi_ref is weighed against nobody: who wrote the rows does not matter.
-    weighed = () if method.needs.reference_samples else method.needs.anchors
-    others = [anchor for anchor in weighed if anchor != "old"]
+    # What is weighed against nobody, as a regression's base, may have been written by anybody.
+    priced = ("ref",) if method.needs.kl_price else ()
+    others = [anchor for anchor in (*method.needs.weighed, *priced) if anchor != "old"]
     start, without, carries = f"config.{name}.source = 'scored'", None, False
     for index, row in enumerate(rows):
         place = f"{start}: {place_of(row, f'row {index}')}"

@@ -8,7 +8,8 @@ from configs.llm import arithmetic, gsm8k, stories
 from gempi_jax.em import GempiSpec, TopK
 from gempi_jax.methods import METHODS, from_spec
 from gempi_jax.runners.build import settings_from_config
-from gempi_jax.runners.checks import EFFECTS, check_dropout, check_phase
+from gempi_jax.runners.checks import EFFECTS, check_phase
+from gempi_jax.runners.modelchecks import check_dropout
 from gempi_jax.runners.phaseparts import check_prompts, phase_method
 from gempi_jax.runners.scoredrows import check_scored
 from gempi_jax.runners.settings import DualSettings, PhaseSettings
