@@ -23,11 +23,11 @@ def make(advantages, anchors, **fields):
 
 def run(method, samples):
     """The target, and the gradient of the dual."""
-    duals = method.init()
+    duals, state = method.init(), method.init_state(jax.random.key(0))
 
     @jax.jit
     def both(duals, samples):
-        return jax.grad(lambda d: (lambda t: (t.dual_loss, t))(method.e_step(d, samples)), has_aux=True)(duals)
+        return jax.grad(lambda d: (lambda t: (t.dual_loss, t))(method.e_step(d, samples, state)), has_aux=True)(duals)
 
     gradient, target = both(duals, samples)
     return target, gradient
