@@ -95,7 +95,7 @@ def _rollouts(method: str) -> ConfigDict:
             "warmup_steps": 10,
         },
     )
-    if "epsilon_alpha" in phase.method_args:
+    if phase.method_args.get("epsilon_alpha"):
         phase.method_args.epsilon_alpha = 0.02
     if "max_completion_length" in phase.method_args:
         phase.method_args.max_completion_length = phase.max_completion_length

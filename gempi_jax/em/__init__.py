@@ -62,9 +62,11 @@ from gempi_jax.em.temperature import TemperatureSolution, solve_temperature
 from gempi_jax.em.transforms import (
     Given,
     GroupCentred,
+    GroupRank,
     GroupStandardized,
     LeaveOneOut,
     RatioToMean,
+    Rewards,
     Standardized,
     Transform,
 )
@@ -83,6 +85,7 @@ __all__ = [
     "GempiSpec",
     "Given",
     "GroupCentred",
+    "GroupRank",
     "GroupStandardized",
     "Identity",
     "Lagrangian",
@@ -95,6 +98,7 @@ __all__ = [
     "Projection",
     "RatioToMean",
     "Reduction",
+    "Rewards",
     "SampledDivergence",
     "Scope",
     "Score",

@@ -5,6 +5,7 @@ policy's own samples, which narrows the policy round after round.  So a flat bat
 of a group are compared with each other alone, is left out of the selection, the temperatures and the weights.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from gempi_jax.contracts import Samples
 from gempi_jax.em import mixture
-from gempi_jax.em.choices import Scope
+from gempi_jax.em.choices import Scope, TopK
 from gempi_jax.em.spec import GempiSpec
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import LARGEST
@@ -57,8 +58,9 @@ def check(spec: GempiSpec, samples: Samples) -> None:
         value = getattr(samples, name)
         if value is not None and value.shape != shape:
             raise ValueError(f"{name} {value.shape} must have the advantages' shape {shape}.")
-    if spec.scope is Scope.GROUP and len(shape) < 2:
-        raise ValueError(f"Scope.GROUP needs advantages [G, K, ...], a group behind each unit of axis 0, not {shape}.")
+    if spec.by_group and len(shape) < 2:
+        compares = spec.scope if spec.scope is Scope.GROUP else spec.filter
+        raise ValueError(f"{compares} needs advantages [G, K, ...], a group behind each unit of axis 0, not {shape}.")
 
 
 def _signal(
@@ -71,7 +73,12 @@ def _signal(
     if spec.by_reference:
         return kept
     within = axis_name if spec.scope_axis is None else None
-    return telling(advantages, where=kept, axis=spec.scope_axis, axis_name=within)
+    kept = telling(advantages, where=kept, axis=spec.scope_axis, axis_name=within)
+    if isinstance(spec.filter, TopK) and spec.filter.by_group:
+        by_group = kept.shape[0], math.prod(kept.shape[1:])
+        tells = telling(advantages.reshape(by_group), where=kept.reshape(by_group), axis=-1)
+        kept = tells.reshape(kept.shape)
+    return kept
 
 
 def _left_out(where: Array, kept: Array, by_group: bool, axis_name: AxisName) -> dict[str, Array]:
@@ -81,6 +88,14 @@ def _left_out(where: Array, kept: Array, by_group: bool, axis_name: AxisName) ->
         there, flat = jnp.any(where, axis=-1), ~jnp.any(kept, axis=-1)
         values["flat_groups"] = reductions.mean(flat.astype(jnp.float32), where=there, axis_name=axis_name)
     return values
+
+
+def _log_number(spec: GempiSpec, where: Array, axis_name: AxisName) -> Float[Array, "*E"]:
+    """log k of the k samples of each scope: -log b where these are all there is."""
+    within = axis_name if spec.scope_axis is None else None
+    local = jnp.sum(where, axis=spec.scope_axis, keepdims=True, dtype=jnp.int32)
+    number = reductions.sum(local, axis=(), axis_name=within).astype(jnp.float32)
+    return jnp.broadcast_to(jnp.log(jnp.maximum(number, 1.0)), where.shape)
 
 
 def clean(spec: GempiSpec, samples: Samples, axis_name: AxisName) -> Batch:
@@ -101,6 +116,8 @@ def clean(spec: GempiSpec, samples: Samples, axis_name: AxisName) -> Batch:
     # a barrier makes what is equal on all devices as local as its other operands.
     advantages, ratios, where = jax.lax.optimization_barrier((advantages, ratios, where))
     kept = _signal(spec, samples.signal, advantages, where, axis_name)
+    if spec.counts_samples:
+        ratios = ratios + _log_number(spec, kept, axis_name)[None]
     by_group = where.ndim > 1 and (spec.scope is Scope.GROUP or samples.signal is not None)
     metrics = {"invalid_samples": invalid, **_left_out(where, kept, by_group, axis_name)}
     return Batch(advantages, ratios, kept, number, metrics)

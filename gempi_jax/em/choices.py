@@ -83,7 +83,7 @@ class TopK:
     Attributes:
       fraction: rho in (0, 1].
       score: by advantage (V-MPO) or by log-weight l_i, where q*/b is largest.
-      by_group: of the samples of each group (RAFT), else of the whole batch (V-MPO).
+      by_group: N counts the samples of each group (RAFT), else those of the whole batch (V-MPO).
     """
 
     fraction: float
@@ -170,35 +170,26 @@ class Equal:
 
 @dataclasses.dataclass(frozen=True)
 class TwoSets:
-    """w = share / N+ for the best samples of each group and -(1 - share) / N- for its worst (PMPO).
+    """alpha times the mean over the samples with A > 0, less (1 - alpha) times that over those with A < 0 (PMPO).
+
+    The means are of a scope: of the batch, or of each group and then of the groups that have such samples.
 
     Attributes:
-      share: alpha in [0, 1], of the best.
-      fraction: of a group that is best, and that is worst: at most a half.
+      alpha: share of the better set, in [0, 1].
     """
 
-    share: float = 0.5
-    fraction: float = 0.5
+    alpha: float = 0.5
 
     def __post_init__(self):
-        require(0 <= self.share <= 1, f"TwoSets.share is {self.share}: the share of the best lies in [0, 1].")
         require(
-            0 < self.fraction <= 0.5, f"TwoSets.fraction is {self.fraction}: best and worst are at most a half each."
+            0 <= self.alpha <= 1,
+            f"TwoSets.alpha is {self.alpha}: the share of the better set lies in [0, 1]; 1 learns from it alone.",
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Opposed:
-    """w = softmax(A / temperature) - softmax(-A / temperature) over the batch, which sums to 0 (wd1).
-
-    Attributes:
-      temperature: units of the advantages.
-    """
-
-    temperature: float = 1.0
-
-    def __post_init__(self):
-        positive(self.temperature, "Opposed.temperature", "a temperature, units of the advantages,")
+    """The target's weights for A less those for -A: what is better is raised, what is worse is lowered (wd1)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """The filter F: which samples carry the target."""
 
-import jax
+import math
+
 from jaxtyping import Bool, Float
 
-from gempi_jax.em.choices import Filter, Identity, Score, Threshold, TopK
+from gempi_jax.em.choices import Filter, Identity, Score, Threshold
 from gempi_jax.numerics.reductions import AxisName
-from gempi_jax.numerics.selection import top_k_mask
+from gempi_jax.numerics.selection import top_k_mask, top_k_of_groups
 from gempi_jax.types import Array
 
 
@@ -37,18 +38,10 @@ def select(
         if rewards is None:
             raise ValueError(f"{rule} needs Samples.rewards, the rewards themselves: give them.")
         return where & (rewards >= rule.minimum)
-    score = advantages if rule.score is Score.ADVANTAGE else log_weights
+    scores = advantages if rule.score is Score.ADVANTAGE else log_weights
     if not rule.by_group:
-        return top_k_mask(score, rule.fraction, where=where, tie_break=rewards, axis_name=axis_name)
-    return best_of_groups(rule, score, where, rewards)
-
-
-def best_of_groups(
-    rule: TopK, scores: Float[Array, "G *K"], where: Bool[Array, "G *K"], tie_break: Float[Array, "G *K"] | None
-) -> Bool[Array, "G *K"]:
-    """The top k of every group, all that follows axis 0 in one; none of a group that tells nothing."""
-
-    def of_group(scores, where, tie_break):
-        return top_k_mask(scores, rule.fraction, where=where, tie_break=tie_break)
-
-    return jax.vmap(of_group)(scores, where, scores if tie_break is None else tie_break)
+        return top_k_mask(scores, rule.fraction, where=where, tie_break=rewards, axis_name=axis_name)
+    shape = scores.shape
+    by_group = shape[0], math.prod(shape[1:])
+    scores, where, *second = (x.reshape(by_group) for x in (scores, where, rewards) if x is not None)
+    return top_k_of_groups(scores, rule.fraction, where=where, tie_break=second[0] if second else None).reshape(shape)

@@ -22,6 +22,7 @@ from gempi_jax.em.choices import (
     Fixed,
     Identity,
     Level,
+    Opposed,
     Paired,
     Reduction,
     Scope,
@@ -29,6 +30,7 @@ from gempi_jax.em.choices import (
     Solved,
     Tilted,
     TopK,
+    TwoSets,
     Weighting,
 )
 from gempi_jax.em.projection import Constraint, Penalty, Unconstrained
@@ -68,6 +70,10 @@ class GempiSpec:
                 f"weight_clip={self.weight_clip} with {self.scope}: clipping acts on exp(l); normalised weights are at "
                 "most 1. Use Scope.UNNORMALIZED or drop the clip.",
             )
+            require(
+                isinstance(self.weighting, Tilted),
+                f"weight_clip={self.weight_clip} with {self.weighting}: clipping acts on exp(l). Use Tilted().",
+            )
             positive(self.weight_clip, "weight_clip", "the largest weight")
         if not self.anchors and isinstance(self.weighting, Tilted):
             require(
@@ -100,12 +106,24 @@ class GempiSpec:
 
     def _check_weighting(self) -> None:
         if isinstance(self.weighting, Tilted):
+            self._check_counting()
             return
         kind = type(self.weighting).__name__
+        if isinstance(self.weighting, Opposed):
+            require(
+                bool(self.anchors) and isinstance(self.temperature, Fixed) and self.closed_form,
+                f"Opposed() with anchors {list(self.policies)} and {type(self.temperature).__name__}(): it has two "
+                "targets (23), for A and for -A. Give KL anchors with coefficients, and Fixed().",
+            )
+        else:
+            require(
+                not self.anchors and isinstance(self.temperature, Fixed),
+                f"{kind}() with anchors {list(self.policies)}: its weights come from advantages alone. Use Tilted(), "
+                "or regularise in the M-step, by Penalty(...) or Constraint(...).",
+            )
         require(
-            not self.anchors and isinstance(self.temperature, Fixed),
-            f"{kind}() with anchors {list(self.policies)}: its weights come from advantages alone. Use Tilted(), or "
-            "regularise in the M-step, by Penalty(...) or Constraint(...).",
+            not isinstance(self.weighting, TwoSets | Opposed) or self.scope is not Scope.UNNORMALIZED,
+            f"{kind}() with {self.scope}: its sets weigh 1 over their scope. Use Scope.BATCH or Scope.GROUP.",
         )
         require(
             isinstance(self.filter, Identity),
@@ -115,6 +133,13 @@ class GempiSpec:
             not self.compares or (self.scope is Scope.GROUP and self.level is Level.SEQUENCE),
             f"{kind}() with {self.scope} and {self.level}: whole samples of a prompt are compared with each other. Use "
             "Scope.GROUP and Level.SEQUENCE.",
+        )
+
+    def _check_counting(self) -> None:
+        require(
+            not self.counts_samples or (bool(self.anchors) and self.scope is not Scope.UNNORMALIZED),
+            f"Tilted(counting=True) with anchors {list(self.policies)} and {self.scope}: anchors weigh what is "
+            "there. Give anchors, and Scope.BATCH or Scope.GROUP.",
         )
 
     def _check_temperature(self) -> None:
@@ -164,7 +189,8 @@ class GempiSpec:
     @property
     def weighs_rewards(self) -> bool:
         """Whether weights depend on the advantages; those of demonstrations alone do not."""
-        return bool(self.anchors) or not isinstance(self.filter, Identity) or not isinstance(self.weighting, Tilted)
+        plain = isinstance(self.filter, Identity) and isinstance(self.weighting, Tilted)
+        return bool(self.anchors) or not plain
 
     @property
     def by_reference(self) -> bool:
@@ -172,9 +198,15 @@ class GempiSpec:
         return isinstance(self.weighting, Equal) and self.weighting.by_reference
 
     @property
+    def by_group(self) -> bool:
+        """Whether samples are compared within their group alone."""
+        filtered = isinstance(self.filter, TopK) and self.filter.by_group
+        return self.scope is Scope.GROUP or self.transform.by_group or filtered
+
+    @property
     def reads_advantages(self) -> bool:
         """Whether anything reads the world's advantages, rewards less its baseline; else the rewards are read."""
-        return not self.transform.by_group and not isinstance(self.weighting, Equal)
+        return not self.transform.from_rewards and not isinstance(self.weighting, Equal)
 
     @property
     def every_unit(self) -> bool:

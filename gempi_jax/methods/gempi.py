@@ -8,7 +8,7 @@ from jaxtyping import Float, PyTree
 
 from gempi_jax import em
 from gempi_jax.contracts import Evaluation, LossOutput, Samples, Target
-from gempi_jax.em import Compared, Dual, GempiSpec, Scope, Unconstrained
+from gempi_jax.em import Compared, Dual, GempiSpec, Unconstrained
 from gempi_jax.em.m_step import add, check_evaluation, projection_loss
 from gempi_jax.em.projection import priced_parts
 from gempi_jax.methods.base import Method, Needs, TrustRegion
@@ -94,7 +94,7 @@ def _needs(spec: GempiSpec, fit: Fit | None, extra: tuple[str, ...]) -> Needs:
         level=spec.level,
         baseline=spec.reads_advantages,
         rewards=spec.weighs_rewards,
-        by_group=spec.scope is Scope.GROUP or spec.transform.by_group or (fit is not None and fit.by_group),
+        by_group=spec.by_group or (fit is not None and fit.by_group),
         every_unit=spec.every_unit or (fit is not None and fit.by_group),
         ratio=fit is not None and fit.ratio,
         preferences=spec.compares,

@@ -32,7 +32,7 @@ def sortable(scores: Float[Array, "*E"]) -> Int32[Array, "*E"]:
     return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
 
-def selection_size(fraction: float, number: Int[Array, ""]) -> Int[Array, ""]:
+def selection_size(fraction: float, number: Int[Array, "..."]) -> Int[Array, "..."]:
     """k = max(1, floor(fraction * number)) in integers: 0.29 of 100 is 29, as written, not 28."""
     exact = Fraction(fraction).limit_denominator(1_000_000)
     blocks, rest = number // exact.denominator, number % exact.denominator
@@ -176,3 +176,20 @@ def top_k_mask(
     if tie_break is not None:
         keys.insert(1, sortable(jnp.where(jnp.isnan(tie_break), -jnp.inf, tie_break)))
     return _top(candidates, keys, k, axis_name)
+
+
+def top_k_of_groups(
+    scores: Float[Array, "G K"],
+    fraction: float,
+    *,
+    where: Bool[Array, "G K"] | None = None,
+    tie_break: Float[Array, "G K"] | None = None,
+) -> Bool[Array, "G K"]:
+    """:func:`top_k_mask` of each row on its own, by sorting: rows are short, and none is spread over devices."""
+    candidates = ~jnp.isnan(scores) if where is None else where & ~jnp.isnan(scores)
+    second = jnp.zeros_like(scores) if tie_break is None else jnp.where(jnp.isnan(tie_break), -jnp.inf, tie_break)
+    # The bits of an integer turned over reverse its order without leaving its range.
+    order = jnp.lexsort((~sortable(second), ~sortable(scores), ~candidates), axis=-1)
+    available = jnp.sum(candidates, axis=-1, keepdims=True, dtype=jnp.int32)
+    k = jnp.minimum(selection_size(fraction, available), available)
+    return candidates & (jnp.argsort(order, axis=-1) < k)

@@ -10,12 +10,16 @@ from gempi_jax.em import (
     Fixed,
     Given,
     GroupCentred,
+    GroupRank,
     GroupStandardized,
     Lagrangian,
     LeaveOneOut,
     Level,
     LineSearch,
+    Opposed,
+    RatioToMean,
     Reduction,
+    Rewards,
     SampledDivergence,
     Scope,
     Score,
@@ -24,9 +28,10 @@ from gempi_jax.em import (
     Standardized,
     Tilted,
     TokenDivergence,
+    Transform,
+    TwoSets,
+    Weighting,
 )
-from gempi_jax.em.choices import Opposed, TwoSets
-from gempi_jax.em.transforms import RatioToMean
 from gempi_jax.methods import Contrast, Reading
 from gempi_jax.numerics import (
     CHI_SQUARED,
@@ -65,26 +70,34 @@ TRUST_REGIONS: dict[str, TokenDivergence] = {
 }
 """D_M of pi_k and pi_theta by name: exact over the vocabulary, or estimated on the sampled tokens alone."""
 
+TRANSFORMS: dict[str, Transform] = {
+    "given": Given(),
+    "standardized": Standardized(),
+    "rewards": Rewards(),
+    "group_centred": GroupCentred(),
+    "leave_one_out": LeaveOneOut(),
+    "group_standardized": GroupStandardized(),
+    "ratio_to_mean": RatioToMean(),
+    "group_rank": GroupRank(),
+}
+"""What becomes of rewards before they are weighed, by name."""
+
+WEIGHTINGS: dict[str, Weighting] = {
+    "tilted": Tilted(),
+    "counting": Tilted(counting=True),
+    "signed": Signed(),
+    "two_sets": TwoSets(),
+    "opposed": Opposed(),
+}
+"""How advantages become weights, by name; the others serve fits that a config does not name."""
+
 OPTIONS: dict[type, dict[str, Any]] = {
     FDivergence: DIVERGENCES,
     ExactDivergence: TRUST_REGIONS,
     Fixed: {"fixed": Fixed(), "dual": Dual(), "solved": Solved()},
     Dual: {"dual": Dual(), "solved": Solved()},
-    Given: {
-        "given": Given(),
-        "standardized": Standardized(),
-        "group_centred": GroupCentred(),
-        "group_standardized": GroupStandardized(),
-        "leave_one_out": LeaveOneOut(),
-        "ratio_to_mean": RatioToMean(),
-    },
-    Tilted: {
-        "tilted": Tilted(),
-        "counting": Tilted(counting=True),
-        "signed": Signed(),
-        "two_sets": TwoSets(),
-        "opposed": Opposed(),
-    },
+    Given: TRANSFORMS,
+    Tilted: WEIGHTINGS,
     Lagrangian: {"lagrangian": Lagrangian(), "line_search": LineSearch()},
     **{kind: {member.value: member for member in kind} for kind in (Score, Scope, Reduction, Level, Reading, Contrast)},
 }
@@ -95,6 +108,8 @@ FAMILIES: dict[type, tuple[str, Callable[[float], Any], str]] = {
     Fixed: ("dual_", Dual, "the temperature at the start as a number, e.g. 'dual_0.5'"),
     Dual: ("dual_", Dual, "the temperature at the start as a number, e.g. 'dual_0.5'"),
     Lagrangian: ("lagrangian_", Lagrangian, "the multiplier at the start as a number, e.g. 'lagrangian_20'"),
+    Given: ("rewards_less_", Rewards, "what is taken off the rewards as a number, e.g. 'rewards_less_0.5'"),
+    Tilted: ("two_sets_", TwoSets, "the share of the better set as a number, e.g. 'two_sets_0.7'"),
 }
 """Values with a number in their name: prefix, what makes one of it, and what the number is."""
 

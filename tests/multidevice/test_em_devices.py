@@ -49,6 +49,18 @@ SPECS = {
     ),
     "chi_squared": em.GempiSpec((em.Anchor("ref", 0.5, divergence=numerics.CHI_SQUARED), em.Anchor("old", 0.2))),
 }
+WITHOUT_DUALS = {
+    "raft": em.GempiSpec(filter=em.TopK(0.3, by_group=True), transform=em.GroupCentred()),
+    "rest_em": em.GempiSpec(filter=em.Threshold(0.5), transform=em.Rewards()),
+    "standardized": em.GempiSpec(both(coefficient=0.7), transform=em.Standardized()),
+    "counting": em.GempiSpec((em.Anchor("ref", 2.0),), transform=em.Rewards(), weighting=em.Tilted(counting=True)),
+    "max_rl": em.GempiSpec(transform=em.RatioToMean(), weighting=em.Signed()),
+    "two_sets": em.GempiSpec(transform=em.GroupRank(), weighting=em.TwoSets(0.3)),
+    "two_sets_by_group": em.GempiSpec(transform=em.GroupRank(), weighting=em.TwoSets(0.3), scope=em.Scope.GROUP),
+    "opposed": em.GempiSpec(both(coefficient=0.7), transform=em.GroupCentred(), weighting=em.Opposed()),
+    "opposed_by_group": em.GempiSpec(both(coefficient=0.7), weighting=em.Opposed(), scope=em.Scope.GROUP),
+}
+"""Filters, transforms and weightings that cost little, compiled together."""
 DUALS = {"temperature": jnp.array([0.6, 0.9])}
 
 
@@ -67,7 +79,7 @@ def run(spec, axis_name=None):
 
 
 def compare(found, expected):
-    np.testing.assert_array_equal(np.asarray(found[0]) > 0, np.asarray(expected[0]) > 0)
+    np.testing.assert_array_equal(np.sign(found[0]), np.sign(expected[0]))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-5)
 
@@ -101,6 +113,7 @@ def by_pmap(function, devices):
     split = {
         field: np.stack(np.split(x, devices, axis=1 if field == "anchor_log_probs" else 0))
         for field, x in samples()._asdict().items()
+        if x is not None
     }
     with warnings.catch_warnings():
         # jax announces the end of pmap; until then its users get the same numbers.
@@ -137,6 +150,19 @@ def everything(axis_name):
         of_batch = {
             "log_partition": em.log_partition(log_weights, **options),
             "effective_sample_size": em.effective_sample_size(weights, **options),
+            "raft": em.GempiSpec(filter=em.TopK(0.3, by_group=True), transform=em.GroupCentred()),
+            "rest_em": em.GempiSpec(filter=em.Threshold(0.5), transform=em.Rewards()),
+            "standardized": em.GempiSpec(both(coefficient=0.7), transform=em.Standardized()),
+            "counting": em.GempiSpec(
+                (em.Anchor("ref", 2.0),), transform=em.Rewards(), weighting=em.Tilted(counting=True)
+            ),
+            "max_rl": em.GempiSpec(transform=em.RatioToMean(), weighting=em.Signed()),
+            "two_sets": em.GempiSpec(transform=em.GroupRank(), weighting=em.TwoSets(0.3)),
+            "two_sets_by_group": em.GempiSpec(
+                transform=em.GroupRank(), weighting=em.TwoSets(0.3), scope=em.Scope.GROUP
+            ),
+            "opposed": em.GempiSpec(both(coefficient=0.7), transform=em.GroupCentred(), weighting=em.Opposed()),
+            "opposed_by_group": em.GempiSpec(both(coefficient=0.7), weighting=em.Opposed(), scope=em.Scope.GROUP),
             "chi_squared": em.chi_squared(weights, **options),
             "weights_entropy": em.weights_entropy(weights, **options),
             "log_partition_bias": em.log_partition_bias(weights, **options),
@@ -182,6 +208,39 @@ def test_every_function(way, devices, undivided):
 @pytest.mark.parametrize("name", SPECS)
 def test_e_step_and_gradient_of_the_dual(name, way, on_one_device):
     compare(WAYS[way](lambda axis_name: run(SPECS[name], axis_name), 8), on_one_device[name])
+
+
+def weigh(axis_name):
+    """Weights and metrics of each of ``WITHOUT_DUALS``."""
+
+    def all_of_them(batch):
+        targets = {
+            name: em.e_step(
+                spec,
+                {},
+                batch._replace(anchor_log_probs=batch.anchor_log_probs[: len(spec.anchors)]),
+                axis_name=axis_name,
+            )
+            for name, spec in WITHOUT_DUALS.items()
+        }
+        weights = {name: target.weights for name, target in targets.items()}
+        return weights, {name: (target.metrics, target.signal) for name, target in targets.items()}
+
+    return all_of_them
+
+
+@pytest.fixture(scope="module")
+def weighed():
+    return jax.jit(weigh(None), compiler_options=FAST)(samples())
+
+
+@pytest.mark.parametrize(("way", "devices"), [("jit", 8), ("shard_map", 2), ("shard_map", 8), ("pmap", 8)])
+def test_filters_transforms_and_weightings(way, devices, weighed):
+    found = WAYS[way](weigh, devices)
+    for name, weights in weighed[0].items():
+        np.testing.assert_array_equal(np.sign(found[0][name]), np.sign(weights), err_msg=name)
+        assert np.any(weights), name
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), found, weighed)
 
 
 @pytest.mark.parametrize("devices", [2, 8])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from gempi_jax.contracts import Evaluation, LossOutput, Metric, Samples, Target
-from gempi_jax.em import weighted_nll
+from gempi_jax.em import Reduction, weighted_nll
 from gempi_jax.losses import sequence_log_ratios
 from gempi_jax.numerics import reductions
 from gempi_jax.types import Array
@@ -14,8 +14,13 @@ from gempi_jax.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedLikelihood:
-    """-sum_i w_i c_i log pi_theta(y_i), with c_i = 1 where w_i > 0 and sg[min(1, pi_theta / pi_t)] of y_i elsewhere."""
+    """-sum_i w_i c_i log pi_theta(y_i), with c_i = 1 where w_i > 0 and sg[min(1, pi_theta / pi_t)] of y_i elsewhere.
 
+    Attributes:
+      reduction: sum or mean over an example's terms; the ratio is of the whole example in either case.
+    """
+
+    reduction: Reduction = Reduction.SUM
     policies = ()
     ratio = True
     by_group = False
@@ -28,11 +33,13 @@ class TruncatedLikelihood:
         """The share of a part."""
         ratios = sequence_log_ratios(evaluation.log_probs, evaluation.old_log_probs, where=evaluation.mask)
         kept = reductions.detach(jnp.exp(jnp.minimum(ratios, 0.0)))
-        weights = jnp.where(examples["weights"] < 0, kept, 1.0) * examples["weights"]
-        nll = weighted_nll(evaluation.log_probs, weights, evaluation.mask) / evaluation.counts.share
-        punished = examples["weights"] < 0
+        given = reductions.detach(examples["weights"])
+        punished = given < 0
+        weights = jnp.where(punished, kept * given, given)
+        nll = weighted_nll(evaluation.log_probs, weights, evaluation.mask, reduction=self.reduction)
+        share = jnp.asarray(evaluation.counts.share, nll.dtype)
         metrics = {
-            "mstep/nll": Metric(nll, jnp.float32(1.0)),
+            "mstep/nll": Metric(nll / share, jnp.sum(given) / share),
             "mstep/truncation": Metric(jnp.sum(kept, where=punished), jnp.sum(punished).astype(jnp.float32)),
         }
-        return LossOutput(nll, reductions.detach(metrics))
+        return LossOutput(nll / share, reductions.detach(metrics))
