@@ -22,6 +22,7 @@ from gempi_jax.losses.preference import Scalar, check_beta, log_ratio_margins
 from gempi_jax.losses.reward import reward_model_loss
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import require
+from gempi_jax.numerics.keys import named_key
 from gempi_jax.numerics.masked import variance
 from gempi_jax.numerics.reductions import AxisName
 from gempi_jax.numerics.selection import top_k_mask
@@ -150,7 +151,7 @@ def typical_pairs(
         # The k largest of log-weights plus Gumbel noise are k draws without replacement.
         # One number for each pair, by its place among all: no number of devices changes what is drawn.
         place = reductions.global_index(scores.shape, axis_name=axis_name).reshape(-1)
-        draw = jax.vmap(lambda index: jax.random.gumbel(jax.random.fold_in(key, index), (), scores.dtype))
+        draw = jax.vmap(lambda index: jax.random.gumbel(named_key(key, "pair", index), (), scores.dtype))
         scores = scores + draw(place).reshape(scores.shape)
     return top_k_mask(scores, kept_fraction, where=where, axis_name=axis_name)
 

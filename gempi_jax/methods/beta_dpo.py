@@ -3,7 +3,6 @@
 import enum
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from gempi_jax.contracts import Metric, Samples, Target
@@ -14,6 +13,7 @@ from gempi_jax.methods.gempi import from_spec
 from gempi_jax.methods.preference import PAIRS
 from gempi_jax.numerics import reductions
 from gempi_jax.numerics.checks import require
+from gempi_jax.numerics.keys import named_key
 from gempi_jax.types import Array, Duals
 
 
@@ -73,7 +73,7 @@ def beta_dpo(
         weights = target.weights
         rho = jnp.where(weights != 0, old - ref, 0.0)
         sides = (jnp.sum(rho, axis=-1, where=side) for side in (weights > 0, weights < 0))
-        draw, key = jax.random.split(state.key)
+        draw, key = named_key(state.key, "pairs"), named_key(state.key, "next")
         real = jnp.any(weights != 0, axis=-1)
         found = READINGS[reading](*sides, beta, state.moments, key=draw, where=real, **options)
         number = reductions.count(found.kept, axis_name=axis_name).astype(jnp.float32)

@@ -1,11 +1,12 @@
 """Advantage estimators as values: functions of rewards, discounts, continues, values and next values, in this order.
 
-They return advantages and value targets.  Arrays are [..., T], time last; a whole completion is T = 1.  ``discounts``
-multiply what follows a step: gamma, and 0 where the episode terminates there.  ``continues`` say whether the next entry
-belongs to the same episode; where it does not and the discount is above 0, as at a time-out, V of the last observation,
-``next_values``, stands for the rest.
+They return advantages and value targets; of equal settings one function is made.  Arrays are [..., T], time last; a
+whole completion is T = 1.  ``discounts`` multiply what follows a step: gamma, and 0 where the episode terminates there.
+``continues`` say whether the next entry belongs to the same episode; where it does not and the discount is above 0, as
+at a time-out, V of the last observation, ``next_values``, stands for the rest.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -17,6 +18,7 @@ from gempi_jax.types import Array
 Estimator = Callable[[Array, Array, Array, Array, Array], tuple[Array, Array]]
 
 
+@functools.cache
 def gae(lam: float) -> Estimator:
     """Generalised advantages, section 4: A_t = delta_t + discount_t lam A_{t+1}; targets are A + V, the lambda-returns.
 

@@ -155,10 +155,9 @@ def learn(
     carry = state, jnp.zeros((), bool)
     (state, _), metrics = jax.lax.scan(update, carry, (jnp.arange(len(orders)), orders))
     metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
-    if method.line_search is not None:
-        some = take_units(batch, orders[0])
-        state, more = limit_step(
-            method, world, state, some, moved(target, metrics), num_microbatches=passes.num_microbatches
-        )
-        metrics |= more
-    return state, metrics | target.metrics | {"mstep/kept_mass": kept}
+    metrics |= target.metrics | {"mstep/kept_mass": kept}
+    if method.line_search is None:
+        return state, metrics
+    some, any_made = take_units(batch, orders[0]), moved(target, metrics)
+    state, of_step = limit_step(method, world, state, some, any_made, num_microbatches=passes.num_microbatches)
+    return state, metrics | of_step

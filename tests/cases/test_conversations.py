@@ -28,7 +28,7 @@ SAID = [{"messages": [turn("user", f"Name the {a}."), turn("assistant", f"It is 
 def learnt(run):
     """The first row: its prompt, and the tokens that carry loss, as text."""
     plan, _ = run
-    (source,), tokenizer = plan._sources, plan.start.pretrained.tokenizer
+    source, tokenizer = plan._plans[0].source, plan.start.pretrained.tokenizer
     prompts = source.take(np.arange(1))
     batch, _ = source.completions(prompts, np.arange(1))
     tokens = batch.completions[0, 0][batch.mask[0, 0]]
@@ -72,7 +72,7 @@ def test_a_prompt_beside_a_conversation_is_not_what_is_read(words_model, planned
     beside = [{"prompt": "Name it.", "prompt_id": str(i), **row} for i, row in enumerate(SAID)]
     assert learnt(planned(words_model("plain"), beside)) == learnt(planned(words_model("plain"), SAID))
     assert "It is a cat." in learnt(planned(words_model("plain"), beside))[1]
-    rollout = planned(words_model("plain"), beside, phases=("rl",))[0]._sources[0]
+    rollout = planned(words_model("plain"), beside, phases=("rl",))[0]._plans[0].source
     assert rollout.rows[0]["prompt"] == SAID[0]["messages"][:1]
 
 
@@ -97,7 +97,7 @@ def test_a_reward_as_trl_documents_it_reads_the_message(words_model, planned, tm
     )
     own = f"{tmp_path / 'own.py'}:contains"
     plan, _ = planned(words_model("plain"), rows, phases=("rl",), reward_functions=(own,))
-    source, tokenizer = plan._sources[0], plan.start.pretrained.tokenizer
+    source, tokenizer = plan._plans[0].source, plan.start.pretrained.tokenizer
     written = [tokenizer(f" a {word}.</s>", add_special_tokens=False)["input_ids"] for word in ("cat", "dog")]
     width = max(map(len, written))
     tokens = np.array([[row + [0] * (width - len(row)) for row in written]], np.int32)

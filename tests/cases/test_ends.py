@@ -27,7 +27,7 @@ def test_the_end_of_a_turn_ends_completions_here_and_in_the_export(pieces_model,
     assert "ends nothing" not in caplog.text
     tokenizer = load_pretrained(export).tokenizer
     ids = tokenizer.convert_tokens_to_ids(list(ENDS))
-    assert plan._sources[0].learnt(1).tokens[0, 0].tolist()[-1] == ids[1]
+    assert plan._plans[0].source.learnt(1).tokens[0, 0].tolist()[-1] == ids[1]
     # transformers reads them from where it looks, and so does a run that goes on from there.
     assert GenerationConfig.from_pretrained(export).eos_token_id == ids
     assert load_pretrained(export).config.eos_ids == tuple(ids)
@@ -37,14 +37,14 @@ def test_plain_prompts_of_a_chat_model_end_as_its_files_say(pieces_model, planne
     plan, export = planned(pieces_model(), [{"prompt": "The cat is", "completion": " big."}] * 4)
     (eos,) = plan.eos_ids
     assert json.loads((export / "generation_config.json").read_text())["eos_token_id"] == eos
-    assert plan._sources[0].learnt(1).tokens[0, 0].tolist()[-1] == eos
+    assert plan._plans[0].source.learnt(1).tokens[0, 0].tolist()[-1] == eos
 
 
 def test_an_end_token_of_the_config_is_learnt_and_exported(words_model, planned):
     rows = [{"prompt": "The cat is", "completion": " big.<s>"}, {"prompt": "The cat is", "completion": " big."}] * 2
     plan, export = planned(words_model(), rows, **{"model.end_tokens": ("<s>",)})
     assert GenerationConfig.from_pretrained(export).eos_token_id == [2, 1]
-    learnt = plan._sources[0].learnt(2)
+    learnt = plan._plans[0].source.learnt(2)
     assert [row[length - 1] for row, length in zip(learnt.tokens[:, 0], learnt.lengths[:, 0], strict=True)] == [1, 2]
 
 

@@ -39,7 +39,7 @@ def test_a_policy_without_a_signal_stays(method, arguments, changes, words_model
     assert [row["estep/flat_batch"] for row in rows] == [1.0, 1.0]
     assert [row["skipped_updates"] for row in rows] == [0.0, 0.0]
     if changes.get("baseline") == "value":
-        assert rows[0]["value_loss"] != rows[1]["value_loss"]
+        assert rows[0]["value/loss"] != rows[1]["value/loss"]
     assert any(
         "In 2 of 2 steps all rewards that are compared were equal" in text
         for text in findings(read_run(tmp_path / "run"))

@@ -63,7 +63,10 @@ def test_the_other_methods_take_the_same_path(method, tmp_path):
     "changes",
     [
         {"baseline": "value", "normalize_advantages": True},
-        {"old_period": 2, "trust_region_dropout": "deterministic", "num_epochs": 2, "num_microbatches": 2},
+        {
+            **{"old_period": 2, "trust_region_dropout": "deterministic", "num_epochs": 2, "num_microbatches": 2},
+            "method_args": {"enforced": "lagrangian"},
+        },
         {
             **{"old_ema_decay": 0.5, "top_k": 20, "top_p": 0.9, "temperature": 0.7, "m_step_fraction": 0.5},
             "method_args": {"divergence": "alpha_0.5"},

@@ -22,6 +22,9 @@ SLOPES = {
     "alpha_3": (lambda u: u**2 / 2, 0.0),
 }
 NAMES = tuple(SLOPES)
+# The tuple spelled out has an anchor where it has a number.
+PRICES = {"gempi": {"coefficient_ref": 0.5, "coefficient_old": 0.2}}
+BUDGETS = {"gempi": {"coefficient_old": 0.0, "budget_ref": 0.1, "budget_old": 0.1}}
 SHAPE = (3, 8)
 DEFAULTS = {name: default_arguments(factory) for name, factory in methods.METHODS.items()}
 WITH_ANCHORS = sorted(name for name, args in DEFAULTS.items() if any(key.startswith("divergence") for key in args))
@@ -51,7 +54,7 @@ def test_every_divergence_reaches_its_anchor(name):
         # A second anchor takes the next one, so that most are mixes.
         chosen = {key: NAMES[(i + j) % len(NAMES)] for j, key in enumerate(arguments(name))}
         adapts = {"temperature": ("dual", "solved")[i % 2]} if "temperature" in DEFAULTS[name] else {}
-        method = build(name, **chosen, **adapts)
+        method = build(name, **chosen, **adapts, **BUDGETS.get(name, {}))
         target = jax.eval_shape(method.e_step, method.init(), samples(len(method.needs.anchors))[0])
         for policy in method.needs.anchors:
             divergence = chosen.get(f"divergence_{policy}", chosen.get("divergence"))
@@ -66,6 +69,7 @@ MIXES = {
     "at_dar": {"divergence_ref": "kl", "divergence_old": "alpha_-0.5"},
     "dar_tr": {"divergence_ref": "chi_squared", "divergence_old": "kl"},
     "top_k_dar": {"divergence_ref": "alpha_3", "divergence_old": "jensen_shannon"},
+    "gempi": {"divergence_ref": "reverse_kl", "divergence_old": "chi_squared"},
 }
 
 
@@ -74,7 +78,8 @@ def test_weights_are_stationary(name):
     chosen = MIXES[name]
     # Nothing is filtered or clipped here: every real sample shows the density ratio q / b.
     plain = {"temperature": "dual", "top_k_fraction": 1.0, "weight_clip": 1e6}
-    method = build(name, **chosen, **{key: plain[key] for key in plain if key in DEFAULTS[name]})
+    plain = PRICES.get(name) or {key: plain[key] for key in plain if key in DEFAULTS[name]}
+    method = build(name, **chosen, **plain)
     batch, ratios = samples(len(method.needs.anchors))
     # Small enough that compiling is all it costs.
     fast = {"xla_backend_optimization_level": 0}

@@ -150,19 +150,6 @@ def everything(axis_name):
         of_batch = {
             "log_partition": em.log_partition(log_weights, **options),
             "effective_sample_size": em.effective_sample_size(weights, **options),
-            "raft": em.GempiSpec(filter=em.TopK(0.3, by_group=True), transform=em.GroupCentred()),
-            "rest_em": em.GempiSpec(filter=em.Threshold(0.5), transform=em.Rewards()),
-            "standardized": em.GempiSpec(both(coefficient=0.7), transform=em.Standardized()),
-            "counting": em.GempiSpec(
-                (em.Anchor("ref", 2.0),), transform=em.Rewards(), weighting=em.Tilted(counting=True)
-            ),
-            "max_rl": em.GempiSpec(transform=em.RatioToMean(), weighting=em.Signed()),
-            "two_sets": em.GempiSpec(transform=em.GroupRank(), weighting=em.TwoSets(0.3)),
-            "two_sets_by_group": em.GempiSpec(
-                transform=em.GroupRank(), weighting=em.TwoSets(0.3), scope=em.Scope.GROUP
-            ),
-            "opposed": em.GempiSpec(both(coefficient=0.7), transform=em.GroupCentred(), weighting=em.Opposed()),
-            "opposed_by_group": em.GempiSpec(both(coefficient=0.7), weighting=em.Opposed(), scope=em.Scope.GROUP),
             "chi_squared": em.chi_squared(weights, **options),
             "weights_entropy": em.weights_entropy(weights, **options),
             "log_partition_bias": em.log_partition_bias(weights, **options),

@@ -63,6 +63,7 @@ def terms(rows):
         "fitted_baseline": fitted,
         "log_ratio_regression": losses.log_ratio_regression(rho, gains, scale=0.3, baseline=fitted, **of_group),
         "centred_regression": losses.centred_regression(rho, gains, scale=0.3, **of_group),
+        "fitted_regression": losses.fitted_regression(rho, gains, scale=0.3, **of_group),
         "pair_regression": losses.pair_regression(rho, gains, scale=0.3, **of_group),
     }
 
