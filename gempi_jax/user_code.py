@@ -1,19 +1,71 @@
 """What users bring as code: their files as modules, and what becomes of anything that these raise."""
 
 import contextlib
+import difflib
 import functools
 import hashlib
 import importlib.util
+import os
 import pathlib
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import Any
 
 _PREFIX = "gempi_jax_file_"
 _loaded: dict[pathlib.Path, tuple[bytes, ModuleType]] = {}
+
+
+def load_function(path: str, caller: str, error: type[Exception]) -> Callable[..., Any]:
+    """The function that ``"package.module:function"`` or ``"folder/file.py:function"`` names.
+
+    Args:
+      path: module or file, and the function's name.
+      caller: what errors start with.
+      error: what is raised; it names what is missing, module, file or function, and the nearest that exists.
+    """
+    place, colon, name = path.rpartition(":")
+    if not (colon and place and name):
+        raise error(f"{caller}: {path!r} names no function; write 'package.module:function' or 'file.py:function'.")
+    module = _from_file(place, caller, error) if place.endswith(".py") else _from_package(place, caller, error)
+    function = getattr(module, name, None)
+    if function is None:
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        nearest = difflib.get_close_matches(name, public, n=1, cutoff=0.0)
+        hint = f" (the nearest is {nearest[0]!r})" if nearest else ""
+        raise error(f"{caller}: {place} has no function {name!r}{hint}; define it there or correct the name.")
+    if not callable(function):
+        raise error(f"{caller}: {path} is a {type(function).__name__}, no function; name a callable.")
+    return function
+
+
+def _from_file(place: str, caller: str, failure: type[Exception]) -> ModuleType:
+    file = pathlib.Path(os.path.expanduser(place)).resolve()
+    if not file.is_file():
+        raise failure(f"{caller}: there is no file {file}; give the path from the current folder or a full one.")
+    try:
+        return import_file(file)
+    except BaseException as error:
+        let_through(error)
+        raise failure(
+            f"{caller}: {file} cannot be imported: {describe(error, file)}. It is imported, not run: "
+            "what only a program of its own does belongs under if __name__ == '__main__'."
+        ) from error
+
+
+def _from_package(place: str, caller: str, failure: type[Exception]) -> ModuleType:
+    try:
+        with alone(place):
+            return importlib.import_module(place)
+    except BaseException as error:
+        let_through(error)
+        raise failure(
+            f"{caller}: the module {place!r} cannot be imported: {describe(error)}. Start Python "
+            "where it can be found, or give the path of its file."
+        ) from error
 
 
 def import_file(file: pathlib.Path) -> ModuleType:

@@ -1,11 +1,6 @@
 """A user's reward function by name, and a trial of all functions before any compute is spent."""
 
-import difflib
-import importlib
-import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,44 +88,4 @@ def load_reward(path: str) -> Callable[..., Any]:
     Raises:
       RewardError: names what is missing, module, file or function, and the nearest that exists.
     """
-    place, colon, name = path.rpartition(":")
-    if not (colon and place and name):
-        raise RewardError(
-            f"load_reward: {path!r} names no function; write 'package.module:function' or 'file.py:function'."
-        )
-    module = _from_file(place) if place.endswith(".py") else _from_package(place)
-    function = getattr(module, name, None)
-    if function is None:
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        nearest = difflib.get_close_matches(name, public, n=1, cutoff=0.0)
-        hint = f" (the nearest is {nearest[0]!r})" if nearest else ""
-        raise RewardError(f"load_reward: {place} has no function {name!r}{hint}; define it there or correct the name.")
-    if not callable(function):
-        raise RewardError(f"load_reward: {path} is a {type(function).__name__}, no function; name a callable.")
-    return function
-
-
-def _from_file(place: str) -> ModuleType:
-    file = pathlib.Path(os.path.expanduser(place)).resolve()
-    if not file.is_file():
-        raise RewardError(f"load_reward: there is no file {file}; give the path from the current folder or a full one.")
-    try:
-        return user_code.import_file(file)
-    except BaseException as error:
-        user_code.let_through(error)
-        raise RewardError(
-            f"load_reward: {file} cannot be imported: {user_code.describe(error, file)}. It is imported, not run: "
-            "what only a program of its own does belongs under if __name__ == '__main__'."
-        ) from error
-
-
-def _from_package(place: str) -> ModuleType:
-    try:
-        with user_code.alone(place):
-            return importlib.import_module(place)
-    except BaseException as error:
-        user_code.let_through(error)
-        raise RewardError(
-            f"load_reward: the module {place!r} cannot be imported: {user_code.describe(error)}. Start Python "
-            "where it can be found, or give the path of its file."
-        ) from error
+    return user_code.load_function(path, "load_reward", RewardError)

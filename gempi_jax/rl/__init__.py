@@ -1,0 +1,6 @@
+"""The control world: environments, and what is experienced in them."""
+
+from gempi_jax.rl.env import Continuous, Discrete, Environment, TimeStep, episodic
+from gempi_jax.rl.registry import make
+
+__all__ = ["Continuous", "Discrete", "Environment", "TimeStep", "episodic", "make"]

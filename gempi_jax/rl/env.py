@@ -1,0 +1,186 @@
+"""What an environment is to us: pure functions of one instance, with its episodes' ends and beginnings in one place.
+
+A user's own environment is a function that returns :func:`episodic` of two functions, ``reset`` and ``transition``; the
+time limit, the next episode's beginning and the last observation of the old one are added there, once for all.
+``jax.vmap`` makes many instances of one.  Environments that are no JAX programs: :mod:`gempi_jax.rl.host_env`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int, Key, PyTree
+
+from gempi_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """Actions 0 ... n - 1, int32.
+
+    Raises:
+      ValueError: for n below 1.
+    """
+
+    n: int
+
+    def __post_init__(self):
+        if self.n < 1:
+            raise ValueError(f"Discrete: n is {self.n}; an environment has at least one action.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one action: a scalar."""
+        return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuous:
+    """Actions of real numbers, float32; an environment takes those outside its bounds as the nearest inside.
+
+    Attributes:
+      shape: of one action.
+      low, high: bounds, one for all or one for each in the order of ``numpy.ravel``; infinite where there is none.
+
+    Raises:
+      ValueError: bounds that leave nothing between them, or of another number than there are actions.
+    """
+
+    shape: tuple[int, ...]
+    low: float | tuple[float, ...] = -math.inf
+    high: float | tuple[float, ...] = math.inf
+
+    def __post_init__(self):
+        size = math.prod(self.shape)
+        for name in ("low", "high"):
+            given = np.ravel(getattr(self, name))
+            if given.size not in (1, size):
+                raise ValueError(
+                    f"Continuous: {name} has {given.size} numbers for shape {self.shape}; give one or {size}."
+                )
+        low, high = self.bounds()
+        if not (low < high).all():
+            raise ValueError(f"Continuous: low {self.low} is not below high {self.high}; swap or correct them.")
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Low and high, float32 arrays of ``shape``."""
+        size = math.prod(self.shape)
+        low, high = (np.broadcast_to(np.ravel(x).astype(np.float32), (size,)) for x in (self.low, self.high))
+        return low.reshape(self.shape), high.reshape(self.shape)
+
+
+class TimeStep(NamedTuple):
+    """What follows an action.
+
+    Attributes:
+      observation: what the policy acts on next; where an episode ended, the first of the next one.
+      reward: r_t.
+      terminated: the episode ended in a state that has no future.
+      truncated: it was cut off by the time limit: what would have followed is worth V(``final_observation``).
+      final_observation: s_{t+1} of the episode that the action belongs to, whether it ended or not.
+    """
+
+    observation: Float[Array | np.ndarray, "..."]
+    reward: Float[Array | np.ndarray, "*B"]
+    terminated: Bool[Array | np.ndarray, "*B"]
+    truncated: Bool[Array | np.ndarray, "*B"]
+    final_observation: Float[Array | np.ndarray, "..."]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Environment:
+    """One instance of an environment, as pure functions.
+
+    All that they return has its strong type (float32, int32, bool), so that a second call compiles nothing.
+
+    Attributes:
+      name: for reports and errors.
+      observation_shape: of one observation, float32.
+      actions: what may be done.
+      max_episode_steps: after which an episode is truncated.
+      reset: key -> (state, observation).
+      step: (key, state, action) -> (state, :class:`TimeStep`).
+      render: state -> a picture, uint8 [H, W, 3]; ``None`` where there is none.
+    """
+
+    name: str
+    observation_shape: tuple[int, ...]
+    actions: Discrete | Continuous
+    max_episode_steps: int
+    reset: Callable[[Key[Array, ""]], tuple[PyTree, Float[Array, "..."]]]
+    step: Callable[[Key[Array, ""], PyTree, Array], tuple[PyTree, TimeStep]]
+    render: Callable[[PyTree], Array | np.ndarray] | None = None
+
+
+class Episode(NamedTuple):
+    """The state of an environment made by :func:`episodic`: the world's own and the steps since its beginning."""
+
+    world: PyTree
+    elapsed: Int[Array, ""]
+
+
+def episodic(
+    name: str,
+    *,
+    observation_shape: tuple[int, ...],
+    actions: Discrete | Continuous,
+    max_episode_steps: int,
+    reset: Callable,
+    transition: Callable,
+    render: Callable | None = None,
+) -> Environment:
+    """An environment whose episodes follow one another, from what happens inside one.
+
+    Args:
+      name: for reports and errors.
+      observation_shape: of one observation.
+      actions: what may be done.
+      max_episode_steps: steps after which an episode that has not terminated is truncated.
+      reset: key -> (world, observation): how an episode begins.
+      transition: (key, world, action) -> (world, observation, reward, terminated), of one step, knowing no time limit.
+      render: world -> uint8 [H, W, 3].
+
+    Raises:
+      ValueError: a limit below 1, or a reset whose observation has another shape.
+    """
+    if max_episode_steps < 1:
+        raise ValueError(f"{name}: max_episode_steps is {max_episode_steps}; an episode has at least one step.")
+    found = jax.eval_shape(lambda: reset(jax.random.key(0))[1]).shape
+    if found != observation_shape:
+        raise ValueError(f"{name}: reset gives an observation of shape {found}, not {observation_shape} as declared.")
+
+    def begin(key):
+        world, observation = reset(key)
+        return Episode(jax.tree.map(_strong, world), jnp.int32(0)), _strong(observation, jnp.float32)
+
+    def step(key, state, action):
+        # As gymnax splits it, so that its environments take the same course here as under their own `step`.
+        key_step, key_reset = jax.random.split(key)
+        if isinstance(actions, Continuous):
+            action = jnp.clip(action, *actions.bounds())
+        world, observation, reward, terminated = transition(key_step, state.world, action)
+        first, first_observation = begin(key_reset)
+        now = Episode(jax.tree.map(lambda x, like: _strong(x, like.dtype), world, first.world), state.elapsed + 1)
+        terminated = _strong(terminated, bool)
+        truncated = (now.elapsed >= max_episode_steps) & ~terminated
+        ended = terminated | truncated
+        observation = _strong(observation, jnp.float32)
+        state, shown = jax.tree.map(
+            lambda new, old: jax.lax.select(ended, new, old), (first, first_observation), (now, observation)
+        )
+        return state, TimeStep(shown, _strong(reward, jnp.float32), terminated, truncated, observation)
+
+    picture = None if render is None else lambda state: render(state.world)
+    return Environment(name, observation_shape, actions, max_episode_steps, begin, step, picture)
+
+
+def _strong(x, dtype=None) -> Array:
+    """x as an array that is of a dtype by itself, not by what it meets."""
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # random keys
+        return x
+    return jax.lax.convert_element_type(x, dtype or x.dtype)

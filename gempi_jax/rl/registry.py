@@ -1,0 +1,61 @@
+"""Environments by name: ours, those of installed packages, and a user's own."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from gempi_jax import user_code
+from gempi_jax.rl import gymnax_env, optional
+from gempi_jax.rl.env import Environment
+
+OURS: dict[str, Callable[..., Environment]] = {}
+
+_PACKAGES = {"gymnax": (gymnax_env.names, gymnax_env.gymnax_environment)}
+
+
+def make(name: str, **options: Any) -> Environment:
+    """The environment that a name stands for.
+
+    Args:
+      name: one of ours (:data:`OURS`); one of gymnax' or xminigrid's as they name it, ``"CartPole-v1"``; or a user's
+        own, ``"package.module:factory"`` or ``"folder/file.py:factory"``, a function that returns an environment.
+      options: of that environment.
+
+    Raises:
+      ValueError: nothing has that name, or no such option; it names the nearest that there are.
+      ImportError: the package that a name needs is not installed.
+    """
+    if ":" in name:
+        return _users_own(name, options)
+    if name in OURS:
+        optional.check_options(name, options, inspect.signature(OURS[name]).parameters)
+        return OURS[name](**options)
+    known, missing = set(OURS), []
+    for package, (names, factory) in _PACKAGES.items():
+        try:
+            found = names()
+        except ImportError:
+            missing.append(package)
+            continue
+        if name in found:
+            return factory(name, **options)
+        known.update(found)
+    hint = f" (not installed, may have it: {', '.join(missing)}: pip install 'gempi_jax[environments]')"
+    raise ValueError(f"make: there is no environment {name!r}{optional.nearest(name, known)}{hint if missing else ''}.")
+
+
+def _users_own(path: str, options: dict[str, Any]) -> Environment:
+    factory = user_code.load_function(path, "make", ValueError)
+    try:
+        made = factory(**options)
+    except BaseException as error:
+        user_code.let_through(error)
+        where = user_code.describe(error, user_code.source_of(factory))
+        raise ValueError(
+            f"make: {path} with options {options} raised {where}; correct the function or the options."
+        ) from error
+    if not isinstance(made, Environment):
+        raise ValueError(
+            f"make: {path} returned a {type(made).__name__}; return an Environment, as gempi_jax.rl.episodic makes one."
+        )
+    return made

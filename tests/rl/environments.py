@@ -1,0 +1,20 @@
+"""The environments that the tests go through, each skipped by name where the package that has it is missing."""
+
+import pytest
+
+from gempi_jax.rl import Environment, make
+
+CASES = {
+    "CartPole-v1": ("gymnax", {}),
+    "Pendulum-v1": ("gymnax", {}),
+    "Breakout-MinAtar": ("gymnax", {}),
+    "MemoryChain-bsuite": ("gymnax", {"memory_length": 4}),
+}
+
+
+def made(name: str, **options) -> Environment:
+    """The environment of a case."""
+    package, given = CASES[name]
+    if package:
+        pytest.importorskip(package)
+    return make(name, **given | options)

@@ -1,0 +1,80 @@
+"""Episodes by hand, and what is refused before anything runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gempi_jax.rl import Continuous, Discrete, episodic
+
+
+def counter(limit=4, actions=Discrete(2), end=3):  # noqa: B008
+    """Counts the actions that are 1, from 0; terminates at `end`; the reward is the count before."""
+    return episodic(
+        "Counter",
+        observation_shape=(1,),
+        actions=actions,
+        max_episode_steps=limit,
+        reset=lambda key: (0, jnp.zeros(1)),
+        transition=lambda key, n, action: (n + action, jnp.full(1, n + action), n, n + action >= end),
+    )
+
+
+def play(environment, actions):
+    """Rewards, terminated, truncated, observations and final observations of a run of actions."""
+
+    def step(state, action):
+        return environment.step(jax.random.key(1), state, action)
+
+    state, _ = environment.reset(jax.random.key(0))
+    now = jax.jit(lambda state, actions: jax.lax.scan(step, state, actions))(state, jnp.asarray(actions))[1]
+    return [np.asarray(x).ravel().tolist() for x in (now.reward, *now[2:4], now.observation, now.final_observation)]
+
+
+def test_a_termination_and_a_truncation_by_hand():
+    # 1 1 1: counts 1 2 3, which is the end.  0 1 0 1: counts 0 1 1 2, cut off by the limit of four.
+    reward, terminated, truncated, observation, final = play(counter(), [1, 1, 1, 0, 1, 0, 1, 1])
+    assert reward == [0, 1, 2, 0, 0, 1, 1, 0]
+    assert terminated == [False, False, True, False, False, False, False, False]
+    assert truncated == [False, False, False, False, False, False, True, False]
+    assert observation == [1, 2, 0, 0, 1, 1, 0, 1]
+    assert final == [1, 2, 3, 0, 1, 1, 2, 1]
+
+
+def test_an_end_at_the_limit_is_a_termination():
+    _, terminated, truncated, *_ = play(counter(limit=3), [1, 1, 1])
+    assert terminated == [False, False, True]
+    assert truncated == [False, False, False]
+
+
+def test_actions_outside_the_bounds_are_the_nearest_inside():
+    environment = counter(actions=Continuous((), -0.5, 0.5), end=9)
+    # The state is a whole number, as it began: -0.5, 0.25 and 0.5 are nothing to it.
+    assert play(environment, [2.0, -3.0, 0.25])[-1] == [0.5, -0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Discrete(0), "n is 0; an environment has at least one action"),
+        (lambda: Continuous((2,), (0.0, 0.0, 0.0), 1.0), r"low has 3 numbers for shape \(2,\); give one or 2"),
+        (lambda: Continuous((2,), (0.0, 1.0), 1.0), "is not below high"),
+        (lambda: Continuous((2,), float("nan"), 1.0), "is not below high"),
+        (lambda: counter(limit=0), "Counter: max_episode_steps is 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_an_observation_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"Odd: reset gives an observation of shape \(2,\), not \(1,\) as declared"):
+        episodic(
+            "Odd",
+            observation_shape=(1,),
+            actions=Discrete(2),
+            max_episode_steps=1,
+            reset=lambda key: (0, jnp.zeros(2)),
+            transition=lambda key, state, action: None,
+        )
