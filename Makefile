@@ -81,10 +81,15 @@ $(VENV)/.run-installed: requirements.txt constraints.txt | $(VENV)/.made
 	"$(VENV)/bin/python" $(PIP_INSTALL) -r requirements.txt
 	touch "$@"
 
-$(TEST_STAMP): $(TEST_REQUIREMENTS) requirements.txt constraints.txt | $(VENV)/.made
+$(VENV)/.rl-installed: requirements-rl.txt requirements.txt constraints.txt | $(VENV)/.made
+	@echo "installing requirements-rl.txt"
+	"$(VENV)/bin/python" $(PIP_INSTALL) -r requirements-rl.txt
+	touch "$@" "$(VENV)/.run-installed"
+
+$(TEST_STAMP): $(TEST_REQUIREMENTS) requirements-rl.txt requirements.txt constraints.txt | $(VENV)/.made
 	@echo "installing $(TEST_REQUIREMENTS)"
 	"$(VENV)/bin/python" $(PIP_INSTALL) $(TEST_REQUIREMENTS:%=-r %)
-	touch "$@" "$(VENV)/.dev-installed" "$(VENV)/.run-installed"
+	touch "$@" "$(VENV)/.dev-installed" "$(VENV)/.rl-installed" "$(VENV)/.run-installed"
 
 $(VENV_LATEST)/.latest-installed: requirements-latest.txt
 	@python="$(PYTHON_LATEST)"; python="$${python:-$$(.ci/find_python 3.12)}"; \

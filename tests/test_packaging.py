@@ -56,7 +56,13 @@ def test_every_import_is_declared():
 
 
 @pytest.mark.parametrize(
-    ("file", "extras"), [("requirements.txt", ()), ("requirements-dev.txt", ("tests", "data"))], ids=["run", "tests"]
+    ("file", "extras"),
+    [
+        ("requirements.txt", ()),
+        ("requirements-rl.txt", ("environments",)),
+        ("requirements-dev.txt", ("tests", "data", "envpool")),
+    ],
+    ids=["run", "control", "tests"],
 )
 def test_whatever_is_declared_is_pinned_within_its_range(file, extras):
     ranges, versions = declared(*extras), pins(file)

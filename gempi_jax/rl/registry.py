@@ -5,12 +5,19 @@ from collections.abc import Callable
 from typing import Any
 
 from gempi_jax import user_code
-from gempi_jax.rl import gymnax_env, optional
+from gempi_jax.rl import envs, gymnax_env, optional, xminigrid_env
 from gempi_jax.rl.env import Environment
 
-OURS: dict[str, Callable[..., Environment]] = {}
+OURS: dict[str, Callable[..., Environment]] = {
+    "Numpad": envs.numpad,
+    "ProofofMemory": envs.proof_of_memory,
+    "TMaze": envs.t_maze,
+}
 
-_PACKAGES = {"gymnax": (gymnax_env.names, gymnax_env.gymnax_environment)}
+_PACKAGES = {
+    "gymnax": (gymnax_env.names, gymnax_env.gymnax_environment),
+    "xminigrid": (xminigrid_env.names, xminigrid_env.xminigrid_environment),
+}
 
 
 def make(name: str, **options: Any) -> Environment:
@@ -28,8 +35,7 @@ def make(name: str, **options: Any) -> Environment:
     if ":" in name:
         return _users_own(name, options)
     if name in OURS:
-        optional.check_options(name, options, inspect.signature(OURS[name]).parameters)
-        return OURS[name](**options)
+        return _call(name, OURS[name], (), options)
     known, missing = set(OURS), []
     for package, (names, factory) in _PACKAGES.items():
         try:
@@ -38,10 +44,18 @@ def make(name: str, **options: Any) -> Environment:
             missing.append(package)
             continue
         if name in found:
-            return factory(name, **options)
+            return _call(name, factory, (name,), options)
         known.update(found)
     hint = f" (not installed, may have it: {', '.join(missing)}: pip install 'gempi_jax[environments]')"
     raise ValueError(f"make: there is no environment {name!r}{optional.nearest(name, known)}{hint if missing else ''}.")
+
+
+def _call(name: str, factory: Callable[..., Environment], positional: tuple[str, ...], options: dict[str, Any]):
+    """What the factory makes, its options checked, unless it takes any and checks them itself."""
+    parameters = list(inspect.signature(factory).parameters.values())[len(positional) :]
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        optional.check_options(name, options, [parameter.name for parameter in parameters])
+    return factory(*positional, **options)
 
 
 def _users_own(path: str, options: dict[str, Any]) -> Environment:

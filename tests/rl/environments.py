@@ -5,10 +5,14 @@ import pytest
 from gempi_jax.rl import Environment, make
 
 CASES = {
+    "Numpad": (None, {"size": 3}),
+    "ProofofMemory": (None, {}),
+    "TMaze": (None, {"length": 2}),
     "CartPole-v1": ("gymnax", {}),
     "Pendulum-v1": ("gymnax", {}),
     "Breakout-MinAtar": ("gymnax", {}),
     "MemoryChain-bsuite": ("gymnax", {"memory_length": 4}),
+    "MiniGrid-MemoryS9": ("xminigrid", {"num_actions": 3}),
 }
 
 
