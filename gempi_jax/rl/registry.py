@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from gempi_jax import user_code
-from gempi_jax.rl import envs, gymnax_env, optional, xminigrid_env
+from gempi_jax.rl import envpool_env, envs, gymnasium_env, gymnax_env, optional, xminigrid_env
 from gempi_jax.rl.env import Environment
+from gempi_jax.rl.host_env import HostEnvironment
 
 OURS: dict[str, Callable[..., Environment]] = {
     "Numpad": envs.numpad,
@@ -19,19 +20,28 @@ _PACKAGES = {
     "xminigrid": (xminigrid_env.names, xminigrid_env.xminigrid_environment),
 }
 
+_ON_THE_HOST = {
+    "envpool": envpool_env.envpool_environment,
+    "gymnasium": gymnasium_env.gymnasium_environment,
+}
 
-def make(name: str, **options: Any) -> Environment:
+
+def make(name: str, **options: Any) -> Environment | HostEnvironment:
     """The environment that a name stands for.
 
     Args:
-      name: one of ours (:data:`OURS`); one of gymnax' or xminigrid's as they name it, ``"CartPole-v1"``; or a user's
-        own, ``"package.module:factory"`` or ``"folder/file.py:factory"``, a function that returns an environment.
+      name: one of ours (:data:`OURS`); one of gymnax' or xminigrid's as they name it, ``"CartPole-v1"``; instances on
+        the host, ``"gymnasium/CartPole-v1"`` or ``"envpool/HalfCheetah-v4"``; or a user's own,
+        ``"package.module:factory"`` or ``"folder/file.py:factory"``, a function that returns an environment.
       options: of that environment.
 
     Raises:
       ValueError: nothing has that name, or no such option; it names the nearest that there are.
       ImportError: the package that a name needs is not installed.
     """
+    package, slash, rest = name.partition("/")
+    if slash and package in _ON_THE_HOST:
+        return _call(name, _ON_THE_HOST[package], (rest,), options)
     if ":" in name:
         return _users_own(name, options)
     if name in OURS:
@@ -50,15 +60,19 @@ def make(name: str, **options: Any) -> Environment:
     raise ValueError(f"make: there is no environment {name!r}{optional.nearest(name, known)}{hint if missing else ''}.")
 
 
-def _call(name: str, factory: Callable[..., Environment], positional: tuple[str, ...], options: dict[str, Any]):
+def _call(name: str, factory: Callable[..., Any], positional: tuple[str, ...], options: dict[str, Any]):
     """What the factory makes, its options checked, unless it takes any and checks them itself."""
     parameters = list(inspect.signature(factory).parameters.values())[len(positional) :]
+    needed = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
+    for option in needed:
+        if option not in options:
+            raise ValueError(f"{name}: give its option {option!r}.")
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         optional.check_options(name, options, [parameter.name for parameter in parameters])
     return factory(*positional, **options)
 
 
-def _users_own(path: str, options: dict[str, Any]) -> Environment:
+def _users_own(path: str, options: dict[str, Any]) -> Environment | HostEnvironment:
     factory = user_code.load_function(path, "make", ValueError)
     try:
         made = factory(**options)
@@ -68,7 +82,7 @@ def _users_own(path: str, options: dict[str, Any]) -> Environment:
         raise ValueError(
             f"make: {path} with options {options} raised {where}; correct the function or the options."
         ) from error
-    if not isinstance(made, Environment):
+    if not isinstance(made, Environment | HostEnvironment):
         raise ValueError(
             f"make: {path} returned a {type(made).__name__}; return an Environment, as gempi_jax.rl.episodic makes one."
         )
