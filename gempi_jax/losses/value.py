@@ -2,10 +2,10 @@
 
 | whose                     | target                                    | coefficient |
 |---------------------------|-------------------------------------------|-------------|
-| V-MPO, section 3          | ``numerics.unroll_returns``, G^(n)        | 1/2         |
-| PPO, as in the document   | ``numerics.lambda_returns`` with lam = 1  | 1           |
-| PPO, as in practice       | ``numerics.lambda_returns``, A^GAE + V    | 1 (or 1/2)  |
-| AWR                       | ``numerics.lambda_returns``               | 1           |
+| V-MPO, section 3          | ``numerics.unroll_returns()``, G^(n)      | 1/2         |
+| PPO, as in the document   | of ``numerics.gae(1)``, the return        | 1           |
+| PPO, as in practice       | of ``numerics.gae(lam)``, A^GAE + V       | 1 (or 1/2)  |
+| AWR                       | of ``numerics.gae(lam)``, TD(lambda)      | 1           |
 
 Terms of the losses: the mean over the real steps of the update is L_V or L^VF.
 """

@@ -1,5 +1,6 @@
-"""Array mathematics that everything above shares: reductions, selection, divergences, returns."""
+"""Array mathematics that everything above shares: reductions, selection, divergences, advantages."""
 
+from gempi_jax.numerics.advantages import gae, n_step_returns, unroll_returns, vtrace
 from gempi_jax.numerics.divergences import (
     CHI_SQUARED,
     JENSEN_SHANNON,
@@ -22,7 +23,6 @@ from gempi_jax.numerics.policy_divergences import (
     k2,
     k3,
 )
-from gempi_jax.numerics.returns import gae, lambda_returns, n_step_returns, unroll_returns
 from gempi_jax.numerics.selection import top_k_mask
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
     "k1",
     "k2",
     "k3",
-    "lambda_returns",
     "n_step_returns",
     "named_key",
     "named_seed",
@@ -53,4 +52,5 @@ __all__ = [
     "top_k_mask",
     "unroll_returns",
     "variance",
+    "vtrace",
 ]

@@ -1,13 +1,13 @@
 """Advantage estimators as values: functions of rewards, discounts, continues, values and next values, in this order.
 
-==============  ====================================================================  =====================
-estimator       value target G_t                                                      advantage A_t
-==============  ====================================================================  =====================
-``gae(lam)``    the lambda-return (TD(lambda)); lam = 0 one step, lam = 1 the return  G_t - V_t
-``unroll()``    rewards to the end of the unroll, then V, as V-MPO: ``gae(1)``        G_t - V_t
-``n_step(n)``   n rewards and then V, for every step: the rolling reading             G_t - V_t
-``vtrace()``    the lambda-return of pi from steps that another policy b made         rho_t (q_t - V_t)
-==============  ====================================================================  =====================
+===================  ====================================================================  =================
+estimator            value target G_t                                                      advantage A_t
+===================  ====================================================================  =================
+``gae(lam)``         the lambda-return (TD(lambda)); lam = 0 one step, lam = 1 the return  G_t - V_t
+``unroll_returns``   rewards to the end of the unroll, then V, as V-MPO: ``gae(1)``        G_t - V_t
+``n_step_returns``   n rewards and then V, for every step: the rolling reading             G_t - V_t
+``vtrace``           the lambda-return of pi from steps that another policy b made         rho_t (q_t - V_t)
+===================  ====================================================================  =================
 
 Two of the same settings are the same value.  Arrays are [..., T], time last; a whole completion is T = 1.
 ``discounts`` multiply what follows a step: gamma, and 0 where the episode terminates there.  ``continues`` say whether
@@ -57,13 +57,13 @@ def gae(lam: float) -> Estimator:
     return estimate
 
 
-def unroll() -> Estimator:
+def unroll_returns() -> Estimator:
     """Every step of an episode bootstraps from where it ends or the unroll does: G_t = r_t + discount_t G_{t+1}."""
     return gae(1.0)
 
 
 @functools.cache
-def n_step(n: int) -> Estimator:
+def n_step_returns(n: int) -> Estimator:
     """n rewards and then V, section 3: G_t = r_t + ... + gamma^n V(s_{t+n}); fewer where the episode or unroll ends.
 
     Args:
@@ -73,7 +73,7 @@ def n_step(n: int) -> Estimator:
       ValueError: for n below 1.
     """
     if n < 1:
-        raise ValueError(f"n_step: n is {n}; an n-step return needs at least one step.")
+        raise ValueError(f"n_step_returns: n is {n}; an n-step return needs at least one step.")
 
     def estimate(
         rewards: Float[Array, "*B T"],

@@ -108,10 +108,15 @@ def test_6_a_pairwise_likelihood_is_no_responsibility():
     assert abs(float(annotator[0] - losses.datum_responsibilities(log_likelihoods)[1, 0])) > 0.01
 
 
+def steps(estimator, rewards, discounts, values):
+    """Advantages and targets of one episode's steps, V of the state after the last among the values."""
+    return estimator(rewards, discounts, jnp.ones_like(rewards) > 0, values[:-1], values[1:])
+
+
 def test_7_two_readings_of_the_n_step_return():
     rewards, discounts, values = jnp.ones(4), jnp.full((4,), 0.5), jnp.array([0.0, 10.0, 20.0, 30.0, 40.0])
-    unroll = numerics.unroll_returns(rewards, discounts, values)
-    rolling = numerics.n_step_returns(rewards, discounts, values, 2)
+    unroll = steps(numerics.unroll_returns(), rewards, discounts, values)[1]
+    rolling = steps(numerics.n_step_returns(2), rewards, discounts, values)[1]
     # From t = 0: 1 + .5 + .25 + .125 + 40 / 16 = 4.375 and 1 + .5 + 20 / 4 = 6.5.
     np.testing.assert_allclose([unroll[0], rolling[0]], [4.375, 6.5], rtol=1e-6)
 
@@ -130,10 +135,13 @@ def test_8_dropout_moves_the_trust_region_but_not_the_weights():
 def test_9_the_lambda_return_is_gae_plus_the_value():
     rewards, discounts = jnp.asarray(RNG.normal(size=6), jnp.float32), jnp.full((6,), 0.9)
     values = jnp.asarray(RNG.normal(size=7), jnp.float32)
-    target = numerics.lambda_returns(rewards, discounts, values, 0.95)
-    advantage = numerics.gae(rewards, discounts, values, 0.95)
+    advantage, target = steps(numerics.gae(0.95), rewards, discounts, values)
+    expected, following = np.zeros(6), float(values[-1])
+    for t in reversed(range(6)):  # G_t = r_t + gamma ((1 - lam) V_{t+1} + lam G_{t+1})
+        following = expected[t] = rewards[t] + 0.9 * (0.05 * values[t + 1] + 0.95 * following)
+    np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(target, advantage + values[:-1], rtol=1e-5, atol=1e-6)
     # The document's Monte-Carlo target is the other end, lambda = 1 with an unroll that ends the episode.
     ended = discounts.at[-1].set(0.0)
-    monte_carlo = numerics.lambda_returns(rewards, ended, values, 1.0)
+    monte_carlo = steps(numerics.gae(1.0), rewards, ended, values)[1]
     np.testing.assert_allclose(monte_carlo[0], np.sum(rewards * 0.9 ** np.arange(6)), rtol=1e-5)

@@ -21,11 +21,14 @@ def test_by_hand():
 def test_a_target_that_bootstraps_from_the_critic_is_a_number():
     rewards, discounts = jnp.ones(3), jnp.full((3,), 0.9)
 
+    def returns(values):
+        return numerics.unroll_returns()(rewards, discounts, rewards > 0, values[:-1], values[1:])[1]
+
     def loss(values):
-        return jnp.sum(losses.value_loss(values[:-1], numerics.unroll_returns(rewards, discounts, values)))
+        return jnp.sum(losses.value_loss(values[:-1], returns(values)))
 
     values = jnp.array([0.5, 1.0, -1.0, 2.0])
-    targets = numerics.unroll_returns(rewards, discounts, values)
+    targets = returns(values)
     np.testing.assert_allclose(jax.grad(loss)(values), np.append(values[:-1] - targets, 0.0), rtol=1e-5)
 
 

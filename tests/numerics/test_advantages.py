@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gempi_jax.numerics.advantages import gae, n_step, unroll, vtrace
+from gempi_jax.numerics import gae, n_step_returns, unroll_returns, vtrace
 
 B, T, GAMMA = 4, 7, 0.9
 generator = np.random.default_rng(0)
@@ -30,7 +30,7 @@ def episode_end(b, t):
     return next(s for s in range(t, T) if s == T - 1 or not CONTINUES[b, s])
 
 
-def n_step_return(b, t, n):
+def n_steps(b, t, n):
     """Rewards of n steps, or as many as there are, and V of the state after them unless that is terminal."""
     last = min(t + n - 1, episode_end(b, t))
     total = sum(GAMMA ** (s - t) * REWARDS[b, s] for s in range(t, last + 1))
@@ -40,8 +40,8 @@ def n_step_return(b, t, n):
 def lambda_return(b, t, lam):
     """(1 - lam) sum_n lam^(n-1) G^(n), and the whole return for the rest."""
     whole = episode_end(b, t) - t + 1
-    mixed = sum((1 - lam) * lam ** (n - 1) * n_step_return(b, t, n) for n in range(1, whole))
-    return mixed + lam ** (whole - 1) * n_step_return(b, t, whole)
+    mixed = sum((1 - lam) * lam ** (n - 1) * n_steps(b, t, n) for n in range(1, whole))
+    return mixed + lam ** (whole - 1) * n_steps(b, t, whole)
 
 
 def vtrace_target(b, t, lam, rho_clip, c_clip):
@@ -76,14 +76,14 @@ def test_the_targets_of_gae_are_lambda_returns(lam):
 
 
 def test_an_unroll_bootstraps_once():
-    targets = table(n_step_return, T)
-    check(unroll(), targets, targets - VALUES)
+    targets = table(n_steps, T)
+    check(unroll_returns(), targets, targets - VALUES)
 
 
 @pytest.mark.parametrize("n", [1, 3, T, 3 * T])
 def test_n_steps_roll(n):
-    targets = table(n_step_return, n)
-    check(n_step(n), targets, targets - VALUES)
+    targets = table(n_steps, n)
+    check(n_step_returns(n), targets, targets - VALUES)
 
 
 @pytest.mark.parametrize(("lam", "rho_clip", "c_clip"), [(1.0, 1.0, 1.0), (0.8, 2.0, 0.7), (1.0, math.inf, 1.0)])
@@ -112,7 +112,7 @@ def test_without_clips_vtrace_is_unbiased():
 
 
 @pytest.mark.parametrize(
-    "estimator", [gae(0.5), unroll(), n_step(2), vtrace()], ids=["gae", "unroll", "n_step", "vtrace"]
+    "estimator", [gae(0.5), unroll_returns(), n_step_returns(2), vtrace()], ids=["gae", "unroll", "n_step", "vtrace"]
 )
 def test_neither_another_episode_nor_the_value_after_a_termination_matters(estimator):
     inputs = [jnp.asarray(x, bool if x.dtype == bool else jnp.float32) for x in (*INPUTS, RATIOS)]
@@ -127,8 +127,8 @@ def test_neither_another_episode_nor_the_value_after_a_termination_matters(estim
 
 
 def test_two_of_the_same_settings_are_one_value():
-    assert (gae(0.9), n_step(3), vtrace(0.9)) == (gae(0.9), n_step(3), vtrace(0.9))
-    estimators = [gae(0.9), n_step(3), n_step(4), vtrace(0.9)]
+    assert (gae(0.9), n_step_returns(3), vtrace(0.9)) == (gae(0.9), n_step_returns(3), vtrace(0.9))
+    estimators = [gae(0.9), n_step_returns(3), n_step_returns(4), vtrace(0.9)]
     assert all(a != b for a, b in itertools.combinations(estimators, 2))
 
 
@@ -136,7 +136,7 @@ def test_two_of_the_same_settings_are_one_value():
     ("make", "message"),
     [
         (lambda: gae(1.5), "gae: lam is 1.5"),
-        (lambda: n_step(0), "n_step: n is 0"),
+        (lambda: n_step_returns(0), "n_step_returns: n is 0"),
         (lambda: vtrace(-0.1), "vtrace: lam is -0.1"),
         (lambda: vtrace(1.0, 1.0, 2.0), "c_clip is 2.0 and rho_clip 1.0"),
         (lambda: run(vtrace()), r"vtrace: ratios is None; give pi\(a\) / b\(a\)"),
