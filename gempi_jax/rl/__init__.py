@@ -1,6 +1,6 @@
 """The control world: environments, and what is experienced in them."""
 
-from gempi_jax.rl.env import Continuous, Discrete, Environment, TimeStep, episodic
+from gempi_jax.rl.env import Continuous, Discrete, Environment, TimeStep, episodic, require_actions
 from gempi_jax.rl.failures import EnvironmentFailed, require_finite
 from gempi_jax.rl.host_env import HostEnvironment
 from gempi_jax.rl.registry import make
@@ -14,5 +14,6 @@ __all__ = [
     "TimeStep",
     "episodic",
     "make",
+    "require_actions",
     "require_finite",
 ]

@@ -145,13 +145,11 @@ def episodic(
       render: world -> uint8 [H, W, 3].
 
     Raises:
-      ValueError: a limit below 1, or a reset whose observation has another shape.
+      ValueError: a limit below 1; functions that do not return what is said here, or a world that changes its shape.
     """
     if max_episode_steps < 1:
         raise ValueError(f"{name}: max_episode_steps is {max_episode_steps}; an episode has at least one step.")
-    found = jax.eval_shape(lambda: reset(jax.random.key(0))[1]).shape
-    if found != observation_shape:
-        raise ValueError(f"{name}: reset gives an observation of shape {found}, not {observation_shape} as declared.")
+    _check(name, observation_shape, actions, reset, transition)
 
     def begin(key):
         world, observation = reset(key)
@@ -184,3 +182,54 @@ def _strong(x, dtype=None) -> Array:
     if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # random keys
         return x
     return jax.lax.convert_element_type(x, dtype or x.dtype)
+
+
+def require_actions(environment, served: type, by: str) -> None:
+    """Raises ValueError where an environment's actions are not of the kind that somebody serves.
+
+    Args:
+      environment: in JAX or on the host.
+      served: :class:`Discrete` or :class:`Continuous`.
+      by: who it is, for the error.
+    """
+    if not isinstance(environment.actions, served):
+        raise ValueError(
+            f"{environment.name}: its actions are {environment.actions}, and {by} serves {served.__name__} ones alone; "
+            "choose another method, head or environment."
+        )
+
+
+def _check(name: str, observation_shape: tuple[int, ...], actions: Discrete | Continuous, reset, transition) -> None:
+    """Raises ValueError where the two functions do not fit each other or what is declared; nothing is computed."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    action = jax.ShapeDtypeStruct(actions.shape, jnp.int32 if isinstance(actions, Discrete) else jnp.float32)
+    begun = jax.eval_shape(reset, key)
+    if not isinstance(begun, tuple) or len(begun) != 2:
+        raise ValueError(f"{name}: reset returns a {type(begun).__name__}; return (world, observation).")
+    after = jax.eval_shape(lambda key, world, action: transition(key, world, action), key, begun[0], action)
+    if not isinstance(after, tuple) or len(after) != 4:
+        raise ValueError(
+            f"{name}: transition returns a {type(after).__name__}; return (world, observation, reward, terminated)."
+        )
+    for function, seen in (("reset", begun[1]), ("transition", after[1])):
+        if getattr(seen, "shape", None) != observation_shape:
+            shape = getattr(seen, "shape", type(seen).__name__)
+            raise ValueError(f"{name}: {function} gives an observation of {shape}, declared is {observation_shape}.")
+    for what, value in (("reward", after[2]), ("terminated", after[3])):
+        if getattr(value, "shape", None) != ():
+            raise ValueError(f"{name}: transition gives a {what} that is no scalar: {value}.")
+    if jax.tree.structure(begun[0]) != jax.tree.structure(after[0]):
+        raise ValueError(f"{name}: the world is {begun[0]} after reset and {after[0]} after a step; return alike.")
+    pairs = zip(jax.tree_util.tree_leaves_with_path(begun[0]), jax.tree.leaves(after[0]), strict=True)
+    for (path, first), then in pairs:
+        if first.shape != then.shape or _kind(then) > _kind(first):
+            where = jax.tree_util.keystr(path) or " as a whole"
+            raise ValueError(
+                f"{name}: the world's{where} is {first.dtype}{list(first.shape)} after reset, {then.dtype}"
+                f"{list(then.shape)} after a step; begin it as what it becomes."
+            )
+
+
+def _kind(leaf) -> int:
+    """bool, whole numbers, real numbers: what may be held by which."""
+    return sum(jnp.issubdtype(leaf.dtype, kind) for kind in (jnp.number, jnp.inexact))

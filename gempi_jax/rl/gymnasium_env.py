@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import multiprocessing.connection
 import re
 from typing import Any
 
@@ -78,6 +79,10 @@ class _Gymnasium:
         marked = re.match(_MARK.format(r"(\d+)") + "(.*)", str(error), re.DOTALL)
         if marked:
             return int(marked[1]), marked[2]
+        if self._processes and isinstance(error, EOFError | OSError):  # nobody at the other end: one is about to end
+            ended = multiprocessing.connection.wait([each.sentinel for each in self._processes], timeout=10)
+            for process in self._processes:
+                process.join(10 if process.sentinel in ended else 0)
         dead = [index for index, process in enumerate(self._processes) if not process.is_alive()]
         if dead:
             return dead[0], f"its process ended with code {self._processes[dead[0]].exitcode}"

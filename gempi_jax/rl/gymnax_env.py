@@ -58,9 +58,11 @@ def gymnax_environment(name: str, *, max_episode_steps: int | None = None, **opt
     if not hasattr(observation, "shape"):
         raise ValueError(f"{name}: its observations are {observation}; environments whose observation is one array do.")
 
-    def render(state):
-        seen = made.observe(jax.random.key(0), state, None, parameters)
-        return pictures.channels(jnp.asarray(seen, jnp.float32))
+    def seen(state):
+        features = jnp.asarray(made.observe(jax.random.key(0), state, None, parameters), jnp.float32)
+        if features.ndim == 3:
+            return pictures.channels(features)
+        return pictures.values(jnp.atleast_2d(features))
 
     return episodic(
         name,
@@ -69,8 +71,25 @@ def gymnax_environment(name: str, *, max_episode_steps: int | None = None, **opt
         max_episode_steps=limit,
         reset=reset,
         transition=transition,
-        render=render if len(observation.shape) == 3 else None,
+        render=_PICTURES.get(name, seen),
     )
+
+
+def _cart_pole(state):
+    x = state.x / 2.4
+    pole = x + 0.8 * jnp.sin(state.theta), -0.5 + 0.8 * jnp.cos(state.theta)
+    track, cart = (-1.0, -0.6, 1.0, -0.6), (x - 0.15, -0.5, x + 0.15, -0.5)
+    ends = jnp.asarray([track, cart, (x, -0.5, *pole)], jnp.float32)
+    return pictures.rods(ends, (pictures.GREY, pictures.BLACK, pictures.ORANGE))
+
+
+def _pendulum(state):
+    ends = jnp.asarray([(0.0, 0.0, -0.8 * jnp.sin(state.theta), 0.8 * jnp.cos(state.theta))], jnp.float32)
+    return pictures.rods(ends, (pictures.RED,))
+
+
+# Elsewhere the picture is of what the agent sees.
+_PICTURES = {"CartPole-v1": _cart_pole, "Pendulum-v1": _pendulum}
 
 
 def _gymnax() -> ModuleType:

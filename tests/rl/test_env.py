@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gempi_jax.rl import Continuous, Discrete, episodic
+from gempi_jax.rl import Continuous, Discrete, episodic, require_actions
 
 
-def counter(limit=4, actions=Discrete(2), end=3):  # noqa: B008
+def counter(limit=4, actions=Discrete(2), end=3, begin=0):  # noqa: B008
     """Counts the actions that are 1, from 0; terminates at `end`; the reward is the count before."""
     return episodic(
         "Counter",
         observation_shape=(1,),
         actions=actions,
         max_episode_steps=limit,
-        reset=lambda key: (0, jnp.zeros(1)),
+        reset=lambda key: (begin, jnp.zeros(1)),
         transition=lambda key, n, action: (n + action, jnp.full(1, n + action), n, n + action >= end),
     )
 
@@ -48,9 +48,8 @@ def test_an_end_at_the_limit_is_a_termination():
 
 
 def test_actions_outside_the_bounds_are_the_nearest_inside():
-    environment = counter(actions=Continuous((), -0.5, 0.5), end=9)
-    # The state is a whole number, as it began: -0.5, 0.25 and 0.5 are nothing to it.
-    assert play(environment, [2.0, -3.0, 0.25])[-1] == [0.5, -0.5, 0.25]
+    environment = counter(actions=Continuous((), -0.5, 0.25), end=9.0, begin=0.0)
+    assert play(environment, [2.0, -3.0, 0.125])[-1] == [0.25, -0.25, -0.125]
 
 
 @pytest.mark.parametrize(
@@ -68,13 +67,41 @@ def test_what_cannot_be_is_refused(make, message):
         make()
 
 
-def test_an_observation_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"Odd: reset gives an observation of shape \(2,\), not \(1,\) as declared"):
-        episodic(
-            "Odd",
-            observation_shape=(1,),
-            actions=Discrete(2),
-            max_episode_steps=1,
-            reset=lambda key: (0, jnp.zeros(2)),
-            transition=lambda key, state, action: None,
-        )
+def odd(reset=lambda key: (0, jnp.zeros(1)), transition=None):
+    """An environment that is sound but for what is given."""
+    return episodic(
+        "Odd",
+        observation_shape=(1,),
+        actions=Discrete(2),
+        max_episode_steps=1,
+        reset=reset,
+        transition=transition or (lambda key, n, action: (n, jnp.zeros(1), 0.0, False)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"reset": lambda key: jnp.zeros(1)}, r"Odd: reset returns a \w+; return \(world, observation\)"),
+        ({"reset": lambda key: (0, jnp.zeros(2))}, r"reset gives an observation of \(2,\), declared is \(1,\)"),
+        ({"transition": lambda key, n, action: (n, 0.0)}, r"return \(world, observation, reward, terminated\)"),
+        ({"transition": lambda key, n, action: (n, {"x": 0.0}, 0.0, False)}, "transition gives an observation of dict"),
+        ({"transition": lambda key, n, action: (n, jnp.zeros(1), jnp.ones(1), False)}, "a reward that is no scalar"),
+        ({"transition": lambda key, n, action: ((n, n), jnp.zeros(1), 0.0, False)}, "return alike"),
+        # A count that becomes a real number would be cut to a whole one at every step.
+        ({"transition": lambda key, n, action: (n + 0.5, jnp.zeros(1), 0.0, False)}, r"is int32\[\] .* begin it as"),
+        ({"transition": lambda key, n, action: (jnp.ones(2), jnp.zeros(1), 0.0, False)}, r"float32\[2\] after a step"),
+    ],
+)
+def test_functions_that_do_not_fit_are_refused(given, message):
+    assert odd().name == "Odd"
+    with pytest.raises(ValueError, match=message):
+        odd(**given)
+
+
+def test_actions_that_are_not_served_are_refused():
+    require_actions(counter(), Discrete, "nobody")
+    with pytest.raises(
+        ValueError, match=r"Counter: its actions are Discrete\(n=2\), and the head serves Continuous ones"
+    ):
+        require_actions(counter(), Continuous, "the head")
