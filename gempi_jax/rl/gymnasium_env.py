@@ -32,12 +32,22 @@ def gymnasium_environment(
     registry = optional.module("gymnasium", "environments").registry
     module, _, identifier = name.rpartition(":")
     if module:
-        importlib.import_module(module)
+        _register(name, module)
     if identifier not in registry:
         raise ValueError(f"gymnasium: there is no environment {name!r}{optional.nearest(name, registry)}.")
     if num_envs < 1:
         raise ValueError(f"gymnasium/{name}: num_envs is {num_envs}; give at least one.")
     return HostEnvironment(_Gymnasium(name, num_envs, seed, processes, options))
+
+
+def _register(name: str, module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise ValueError(
+            f"gymnasium/{name}: the module {module!r} cannot be imported: {user_code.describe(error)}. Install it, or "
+            "start Python where it can be found."
+        ) from error
 
 
 class _Gymnasium:

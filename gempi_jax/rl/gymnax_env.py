@@ -44,7 +44,7 @@ def gymnax_environment(name: str, *, max_episode_steps: int | None = None, **opt
     optional.check_options(name, options, fields | arguments | {"max_episode_steps"})
     made, parameters = gymnax.make(name, **{key: value for key, value in options.items() if key in arguments})
     parameters = parameters.replace(**{key: value for key, value in options.items() if key in fields})
-    limit = max_episode_steps or int(parameters.max_steps_in_episode)
+    limit = int(parameters.max_steps_in_episode) if max_episode_steps is None else max_episode_steps
 
     def reset(key):
         observation, state = made.reset_env(key, parameters)

@@ -195,6 +195,7 @@ def test_the_first_step_that_is_no_number_is_named():
             {"num_envs": 1},
             "its actions are a MultiDiscrete",
         ),
+        ("gymnasium", "gymnasium/ale_pi:ALE/Pong-v5", {"num_envs": 1}, "module 'ale_pi' cannot be imported: Module"),
         (
             "envpool",
             "envpool/HalfChetah-v4",

@@ -39,6 +39,15 @@ def test_names_that_there_are_not():
         make("CartPole-v1", gravty=3.0)
 
 
+def test_no_time_is_refused_everywhere():
+    for name in ("TMaze", "Numpad", "ProofofMemory"):
+        with pytest.raises(ValueError, match="max_episode_steps is 0; an episode has at least one step"):
+            make(name, max_episode_steps=0)
+    pytest.importorskip("gymnax")
+    with pytest.raises(ValueError, match="max_episode_steps is 0"):
+        make("CartPole-v1", max_episode_steps=0)
+
+
 def test_a_package_that_is_missing_is_named(monkeypatch):
     def absent():
         raise ImportError

@@ -66,7 +66,7 @@ def t_maze(length: int = 64, *, max_episode_steps: int | None = None) -> Environ
         f"TMaze-{length}",
         observation_shape=(3,),
         actions=Discrete(4),
-        max_episode_steps=max_episode_steps or 2 * (length + 1),
+        max_episode_steps=2 * (length + 1) if max_episode_steps is None else max_episode_steps,
         reset=reset,
         transition=transition,
         render=render,
