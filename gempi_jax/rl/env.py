@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key, PyTree
 
+from gempi_jax.numerics import named_key
 from gempi_jax.types import Array
 
 
@@ -156,12 +157,10 @@ def episodic(
         return Episode(jax.tree.map(_strong, world), jnp.int32(0)), _strong(observation, jnp.float32)
 
     def step(key, state, action):
-        # As gymnax splits it, so that its environments take the same course here as under their own `step`.
-        key_step, key_reset = jax.random.split(key)
         if isinstance(actions, Continuous):
             action = jnp.clip(action, *actions.bounds())
-        world, observation, reward, terminated = transition(key_step, state.world, action)
-        first, first_observation = begin(key_reset)
+        world, observation, reward, terminated = transition(named_key(key, "transition"), state.world, action)
+        first, first_observation = begin(named_key(key, "reset"))
         now = Episode(jax.tree.map(lambda x, like: _strong(x, like.dtype), world, first.world), state.elapsed + 1)
         terminated = _strong(terminated, bool)
         truncated = (now.elapsed >= max_episode_steps) & ~terminated

@@ -1,7 +1,7 @@
 """Environments of gymnax, written in JAX: classic control, MinAtar, bsuite and others.
 
 Its dynamics are untouched; the time limit, the next episode and strong types are those of
-:func:`gempi_jax.rl.env.episodic`.  A run with the same keys takes the same course as under gymnax's own ``step``.
+:func:`gempi_jax.rl.env.episodic`.
 """
 
 import dataclasses

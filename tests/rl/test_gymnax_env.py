@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gempi_jax.numerics import named_key
 from gempi_jax.rl import Discrete
 from tests.rl.environments import made
 
@@ -40,6 +41,8 @@ def test_step_by_step_it_is_gymnax(name):
     for t in range(T):
         expected, their_state, *rest, info = theirs.step(keys[t], their_state, actions[t], parameters)
         reward, terminated, truncated = rest
+        if terminated or truncated:  # the next episode begins from a key of our naming, not of its splitting
+            expected, their_state = theirs.reset(named_key(keys[t], "reset"), parameters)
         where = f"{name}, step {t}"
         np.testing.assert_allclose(now.observation[t], expected, rtol=1e-5, atol=1e-6, err_msg=where)
         np.testing.assert_allclose(now.final_observation[t], info["final_observation"], rtol=1e-5, atol=1e-6)

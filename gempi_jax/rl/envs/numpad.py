@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from gempi_jax.numerics import named_key
 from gempi_jax.rl import pictures
 from gempi_jax.rl.env import Discrete, Environment, episodic
 from gempi_jax.types import Array
@@ -55,9 +56,9 @@ def numpad(size: int = 2, *, length: int | None = None, max_episode_steps: int =
         return jnp.concatenate([pads == state.pad, lit]).astype(jnp.float32)
 
     def reset(key):
-        keys = jax.random.split(key)
-        sequence = jnp.asarray(table)[jax.random.randint(keys[0], (), 0, len(table))].astype(jnp.int32)
-        state = NumpadState(sequence, jax.random.randint(keys[1], (), 0, size**2), jnp.int32(0), jnp.int32(0))
+        row = jax.random.randint(named_key(key, "sequence"), (), 0, len(table))
+        pad = jax.random.randint(named_key(key, "pad"), (), 0, size**2)
+        state = NumpadState(jnp.asarray(table)[row].astype(jnp.int32), pad, jnp.int32(0), jnp.int32(0))
         return state, observe(state)
 
     def transition(key, state, action):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
+from gempi_jax.numerics import named_key
 from gempi_jax.rl import pictures
 from gempi_jax.rl.env import Discrete, Environment, episodic
 from gempi_jax.types import Array
@@ -36,9 +37,8 @@ def proof_of_memory(*, max_episode_steps: int = 16) -> Environment:
         return jnp.stack([-good, state.cell / END, good]).astype(jnp.float32)
 
     def reset(key):
-        keys = jax.random.split(key)
-        good = 2 * jax.random.randint(keys[0], (), 0, 2) - 1
-        state = ProofOfMemoryState(good, jax.random.randint(keys[1], (), -2, 3), jnp.int32(0))
+        good = 2 * jax.random.randint(named_key(key, "good"), (), 0, 2) - 1
+        state = ProofOfMemoryState(good, jax.random.randint(named_key(key, "cell"), (), -2, 3), jnp.int32(0))
         return state, observe(state)
 
     def transition(key, state, action):
