@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gempi_jax import losses, methods
+from gempi_jax import losses, methods, numerics
 from gempi_jax.contracts import Counts
 from gempi_jax.em import Reduction
 from gempi_jax.methods import Contrast, Reading
@@ -193,7 +193,7 @@ def test_beta_dpos_beta_and_pairs_are_the_e_steps(reading, log_probs):
         # Margins twice as large in the second batch: beta follows.
         rho = scale * (old - ref)
         samples = samples._replace(anchor_log_probs=jnp.stack([ref, ref + rho]))
-        draw, key = jax.random.split(state.key)
+        draw, key = numerics.named_key(state.key, "pairs"), numerics.named_key(state.key, "next")
         found = function(*rho.T, 0.4, state.moments, key=draw, where=jnp.arange(8) > 0)
         target = step({}, samples, state)
         # Five of seven pairs: floor(0.8 * 7).
