@@ -1,7 +1,7 @@
 """Named algorithms: each a few lines over the tuple."""
 
 from gempi_jax.methods.awr import awr
-from gempi_jax.methods.base import Critic, Method, Needs, TrustRegion
+from gempi_jax.methods.base import Critic, Features, Method, Needs, TrustRegion
 from gempi_jax.methods.beta_dpo import Reading, beta_dpo
 from gempi_jax.methods.critic import with_critic, with_entropy, with_kl_price
 from gempi_jax.methods.dar import at_dar, dar, dar_tr, top_k_dar
@@ -22,6 +22,7 @@ __all__ = [
     "METHODS",
     "Contrast",
     "Critic",
+    "Features",
     "Fit",
     "Method",
     "Needs",

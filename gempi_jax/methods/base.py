@@ -1,5 +1,6 @@
 """What every algorithm in this repository is: a tuple of pure functions (compare ``optax.GradientTransformation``)."""
 
+import enum
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -25,18 +26,29 @@ class TrustRegion(NamedTuple):
     at_end: bool = False
 
 
+class Features(enum.Enum):
+    """What the head of a critic reads."""
+
+    DETACHED = "detached"
+    """The policy's states, which the critic's loss leaves as they are."""
+    SHARED = "shared"
+    """The policy's states, which the critic's loss moves, too."""
+    OWN = "own"
+    """Those of a network of the critic's own, which starts as the policy."""
+
+
 class Critic(NamedTuple):
     """What a world needs to know of a critic; :func:`gempi_jax.methods.with_critic` makes one.
 
     Attributes:
       estimator: makes advantages and value targets, see :mod:`gempi_jax.numerics.advantages`.
       gamma: what the next step counts; of a whole completion there is none.
-      detached: whether the value head reads the policy's states without moving them.
+      features: what the value head reads.
     """
 
     estimator: Callable[..., tuple[Array, Array]]
     gamma: float = 1.0
-    detached: bool = True
+    features: Features = Features.DETACHED
 
 
 class Needs(NamedTuple):
@@ -120,4 +132,15 @@ class Method(NamedTuple):
     line_search: Constraint | None = None
 
 
-__all__ = ["Critic", "Evaluation", "LossOutput", "Method", "Needs", "Samples", "Target", "TrustRegion", "no_state"]
+__all__ = [
+    "Critic",
+    "Evaluation",
+    "Features",
+    "LossOutput",
+    "Method",
+    "Needs",
+    "Samples",
+    "Target",
+    "TrustRegion",
+    "no_state",
+]

@@ -2,7 +2,7 @@
 
 from gempi_jax.em import GempiSpec, Given, Level, Signed, Standardized
 from gempi_jax.losses.surrogate import Epsilon
-from gempi_jax.methods.base import Critic, Method
+from gempi_jax.methods.base import Critic, Features, Method
 from gempi_jax.methods.critic import with_critic, with_entropy, with_kl_price
 from gempi_jax.methods.fits.surrogate import ClippedSurrogate, Ratio
 from gempi_jax.methods.gempi import from_spec
@@ -21,10 +21,10 @@ def ppo(
     value_clip: float | None = 0.2,
     entropy_coefficient: float = 0.0,
     kl_stop: float | None = None,
-    detached: bool = True,
+    features: Features = Features.DETACHED,
     level: Level = Level.TOKEN,
 ) -> Method:
-    """A clipped ratio of each token, GAE from a critic that reads the policy's states, the KL to pi_ref in the rewards.
+    """A clipped ratio of each token, GAE from a critic, the KL to pi_ref in the rewards.
 
     The published settings for language models are the defaults (TRL's): k1 x 0.05 off each token's reward, the task's
     reward at the last token, whitened advantages, means over tokens.
@@ -40,7 +40,8 @@ def ppo(
       entropy_coefficient: of the policy's entropy.
       kl_stop: from the first update on whose approximate KL (k3) to the policy that sampled is above this, nats a
         token, those on the same batch leave the policy as it is; ``None`` never stops.
-      detached: the critic's head leaves the policy's states alone; else its loss moves them, too.
+      features: the critic's head reads the policy's states and leaves them alone, reads and moves them, or reads a
+        network of its own, which takes the memory of a second policy.
       level: a step is a token or, with V(x) alone, the whole completion.
 
     Raises:
@@ -50,7 +51,7 @@ def ppo(
         positive(kl_stop, "ppo: kl_stop", "in nats a token (None never stops), it")
     spec = GempiSpec(weighting=Signed(), transform=Standardized(ddof=1) if whiten else Given(), level=level)
     method = from_spec(spec, ClippedSurrogate(epsilon, Ratio.TERM if level is Level.TOKEN else Ratio.EXAMPLE))
-    critic = Critic(gae(lam), gamma, detached)
+    critic = Critic(gae(lam), gamma, features)
     method = with_critic(method, critic, coefficient=value_coefficient, value_clip=value_clip)
     return with_entropy(with_kl_price(method, beta), entropy_coefficient)._replace(kl_stop=kl_stop)
 
@@ -64,7 +65,7 @@ def ppo_sequence(
     value_clip: float | None = 0.2,
     entropy_coefficient: float = 0.0,
     kl_stop: float | None = None,
-    detached: bool = True,
+    features: Features = Features.DETACHED,
 ) -> Method:
     """:func:`ppo` with the whole completion as its one step: r_seq(theta), and A = r - V(x).
 
@@ -79,6 +80,6 @@ def ppo_sequence(
         value_clip=value_clip,
         entropy_coefficient=entropy_coefficient,
         kl_stop=kl_stop,
-        detached=detached,
+        features=features,
         level=Level.SEQUENCE,
     )

@@ -32,7 +32,7 @@ from gempi_jax.em import (
     TwoSets,
     Weighting,
 )
-from gempi_jax.methods import Contrast, Reading
+from gempi_jax.methods import Contrast, Features, Reading
 from gempi_jax.numerics import (
     CHI_SQUARED,
     JENSEN_SHANNON,
@@ -99,7 +99,10 @@ OPTIONS: dict[type, dict[str, Any]] = {
     Given: TRANSFORMS,
     Tilted: WEIGHTINGS,
     Lagrangian: {"lagrangian": Lagrangian(), "line_search": LineSearch()},
-    **{kind: {member.value: member for member in kind} for kind in (Score, Scope, Reduction, Level, Reading, Contrast)},
+    **{
+        kind: {member.value: member for member in kind}
+        for kind in (Score, Scope, Reduction, Level, Reading, Contrast, Features)
+    },
 }
 """Types that arguments of methods have, by their annotations, and how a config writes their values."""
 

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from gempi_jax.llm import rewards
 from gempi_jax.llm.lengths import TooLong
 from gempi_jax.llm.templates import choose_template
-from gempi_jax.methods.base import Method
+from gempi_jax.methods.base import Features, Method
 from gempi_jax.models import ValueHead
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners import stages
 from gempi_jax.runners.build import blame, lookup
 from gempi_jax.runners.checks import check_plan
+from gempi_jax.runners.critics import initial_critic
 from gempi_jax.runners.data import Source
 from gempi_jax.runners.ends import Ends, phase_ends, say_what_disagrees, union
 from gempi_jax.runners.heldout import GreedyEvaluation
@@ -161,13 +162,11 @@ class Plan:
         """Parameters before the first phase, in their shards; the rest is filled in by the phases."""
         key = jax.random.key(self.settings.seed)
 
-        def value_params():
-            if self._policy.value_head is None:
-                return {}
-            hidden = jnp.zeros((1, self.start.model.config.hidden_size))
-            return {"value": self._policy.value_head.init(named_key(key, "value"), hidden)["params"]}
-
-        params = {"policy": self.start.params, **value_params()}
+        critics = [plan.method.needs.critic for plan in self._plans]
+        own = any(critic is not None and critic.features is Features.OWN for critic in critics)
+        size = self.start.model.config.hidden_size
+        value = initial_critic(self._policy, self.start.params, size, named_key(key, "value"), own=own)
+        params = {"policy": self.start.params, **value}
         zero = jnp.zeros((), jnp.int32)
         state = TrainState(zero, params, (), {}, {}, {}, key, zero, zero)
         return jax.device_put(state, self._shardings(state))

@@ -12,6 +12,7 @@ from gempi_jax.methods.base import Needs
 from gempi_jax.numerics import standardize, telling
 from gempi_jax.runners.baselines import Baseline
 from gempi_jax.runners.batch import Batch, Scored
+from gempi_jax.runners.critics import critic_states, read_values
 from gempi_jax.runners.networks import Policy, behaviour
 from gempi_jax.training.state import TrainState
 from gempi_jax.types import Array, Params
@@ -145,9 +146,11 @@ def _criticised(
     costs: Float[Array, "*E"],
 ) -> Samples:
     """Advantages and value targets by the critic's estimator; a whole completion is one step."""
-    head = {"params": state.params["value"]}
+    policy, value = reader.policy, state.params["value"]
+    read_by_policy = reading.hidden, reading.features
+    hidden, prompt = critic_states(policy, needs.critic, value, batch, read_by_policy, reader.prefill_chunk)
     if needs.level is Level.TOKEN:
-        values = reader.policy.value_head.apply(head, reading.hidden)
+        values = read_values(policy, value, hidden)
         following = jnp.concatenate([batch.mask[..., 1:], jnp.zeros_like(batch.mask[..., :1])], axis=-1)
         continues = batch.mask & following
         # The task's reward comes with the last token.
@@ -156,7 +159,7 @@ def _criticised(
         rewards, discounts, now, then = (jnp.where(batch.mask, x, 0.0) for x in steps)
         advantages, targets = needs.critic.estimator(rewards, discounts, continues, now, then)
         return samples._replace(advantages=advantages, values=values, value_targets=targets)
-    values = reader.policy.value_head.apply(head, reading.features)[:, None, None]
+    values = read_values(policy, value, prompt)[:, None, None]
     rewards = samples.rewards[..., None]
     nothing, values = jnp.zeros_like(rewards), jnp.broadcast_to(values, rewards.shape)
     advantages, targets = needs.critic.estimator(rewards, nothing, nothing > 0, values, values)

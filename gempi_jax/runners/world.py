@@ -9,9 +9,10 @@ from jaxtyping import Float
 from gempi_jax.contracts import Counts, Evaluation, Metric, Metrics
 from gempi_jax.em import Level
 from gempi_jax.llm.scoring import TokenTerms, hidden_states, token_terms
-from gempi_jax.methods.base import Needs
+from gempi_jax.methods.base import Features, Needs
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.runners.batch import Batch, Scored
+from gempi_jax.runners.critics import critic_states, read_values
 from gempi_jax.runners.networks import Policy
 from gempi_jax.training.step import World
 from gempi_jax.types import Array, Params
@@ -110,12 +111,14 @@ class LanguageWorld(NamedTuple):
 
     def _values(self, params: Params, scored: Scored, hidden: Float[Array, "G K C D"]) -> Float[Array, "..."]:
         """V of the states that predict each token [G, K, C], or V(x), the same for all completions of a prompt."""
-        head, detached = {"params": params["value"]}, self.needs.critic.detached
+        critic, value = self.needs.critic, params["value"]
+        # The prompt's last state predicts the first token of all of its completions.
+        prompt = scored.features if critic.features is Features.DETACHED else hidden[:, 0, 0]
+        states = critic_states(self.policy, critic, value, scored.batch, (hidden, prompt), self.prefill_chunk)
         if self.needs.level is Level.TOKEN:
-            return self.policy.value_head.apply(head, jax.lax.stop_gradient(hidden) if detached else hidden)
-        # The prompt's last state predicts the first token.
-        features = scored.features[:, None] if detached else hidden[:, :, 0]
-        return jnp.broadcast_to(self.policy.value_head.apply(head, features), scored.batch.rewards.shape)
+            return read_values(self.policy, value, states[0])
+        values = read_values(self.policy, value, states[1])[:, None]
+        return jnp.broadcast_to(values, scored.batch.rewards.shape)
 
 
 def _by_token(evaluation: Evaluation) -> Evaluation:

@@ -1,5 +1,6 @@
 """A critic of tokens in the language world, on a decoder of a few hundred parameters: GAE, prices, signal."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from gempi_jax import methods
 from gempi_jax.contracts import Counts
 from gempi_jax.em import Level
 from gempi_jax.llm.scoring import score
+from gempi_jax.methods import Features
 from gempi_jax.models import Decoder, DecoderConfig, ValueHead
 from gempi_jax.runners.baselines import BASELINES
 from gempi_jax.runners.batch import Batch
@@ -39,7 +41,17 @@ def state(random_params):
     value = jax.tree.map(lambda x: x + 0.3, value)
     ref = jax.tree.map(lambda x: x + 0.05 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), policy)
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, {"policy": policy, "value": value}, (), {}, {}, {"ref": ref}, jax.random.key(0), zero, zero)
+    return TrainState(
+        zero,
+        {"policy": policy, "value": {"head": value, "network": policy}},
+        (),
+        {},
+        {},
+        {"ref": ref},
+        jax.random.key(0),
+        zero,
+        zero,
+    )
 
 
 def scored(method, state, rewards=REWARDS):
@@ -121,8 +133,14 @@ def test_a_head_leaves_the_policy_alone_unless_it_is_to_move_it(make, state):
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, 100 * y, rtol=1e-3, atol=1e-6), first["value"], second["value"]
     )
-    moved, _ = gradient(make(**heavy, detached=False), state)
+    moved, _ = gradient(make(**heavy, features=Features.SHARED), state)
     differences = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), moved["policy"], second["policy"])
     assert max(jax.tree.leaves(differences)) > 0.01
+    # A network of its own that is still the policy's copy sees the same, and takes what the policy was spared.
+    own, _ = gradient(make(**heavy, features=Features.OWN), state)
+    chex.assert_trees_all_close(own["policy"], second["policy"], rtol=1e-4, atol=1e-7)
+    chex.assert_trees_all_close(own["value"]["head"], first["value"]["head"], rtol=1e-3, atol=1e-6)
+    alone = jax.tree.map(lambda x, y: x - y, moved["policy"], second["policy"])
+    chex.assert_trees_all_close(own["value"]["network"], alone, rtol=1e-3, atol=1e-4)
     for name in ("clip_ratio/low", "clip_ratio/high", "approx_kl"):
         np.testing.assert_allclose(metrics[name].mean(), 0.0, atol=1e-7)

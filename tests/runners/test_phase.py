@@ -87,7 +87,9 @@ def begin(phase, method, params):
     optimizers, rate = build_optimizers(phase, "rl", critic=method.needs.critic is not None)
     zero = jnp.zeros((), jnp.int32)
     value = RESOURCES.policy.value_head.init(jax.random.key(1), jnp.zeros((1, 8)))["params"]
-    state = TrainState(zero, {"policy": params, "value": value}, (), {}, {}, {}, jax.random.key(0), zero, zero)
+    state = TrainState(
+        zero, {"policy": params, "value": {"head": value}}, (), {}, {}, {}, jax.random.key(0), zero, zero
+    )
     state = begin_phase(method, optimizers, RESOURCES, state)
     return stages.build_stages(phase, method, optimizers, RESOURCES), state, rate
 

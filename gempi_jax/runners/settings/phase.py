@@ -60,7 +60,7 @@ class AdvantageSettings:
     Attributes:
       baseline: group_mean, batch_mean, value (a critic of whole completions, V(x)), or zero.
       normalize_advantages: divides by the batch's standard deviation.
-      value_learning_rate: of a critic's Adam.
+      value_learning_rate: of a critic's Adam; a network of its own wants the policy's.
     """
 
     baseline: str = "group_mean"
