@@ -26,10 +26,12 @@ from gempi_jax.models.config import Layer
 from gempi_jax.models.dense import Dense
 from gempi_jax.models.gates import GRUGate, Residual
 from gempi_jax.models.norms import Norm
-from gempi_jax.models.relative_attention import KERNEL, RelativeAttention
+from gempi_jax.models.relative_attention import RelativeAttention
 from gempi_jax.models.ring import Memory
 from gempi_jax.numerics.checks import require
 from gempi_jax.types import Array
+
+KERNEL = nn.initializers.xavier_uniform()
 
 
 class NormPlacement(enum.Enum):

@@ -99,8 +99,8 @@ def gate_by_hand(name, x, y, p):
 def attend_by_hand(history, p, heads=2):
     """The last entry of ``history`` attends to all of it, itself at distance 0."""
     dim = history[0].size // heads
-    query = history[-1] @ p["query"]["kernel"]
-    keys, values = np.split(np.stack(history) @ p["key_value"]["kernel"], 2, axis=1)
+    flat = {name: p[name].reshape(history[0].size, -1) for name in ("query", "key", "value", "relative")}
+    query, keys, values = history[-1] @ flat["query"], history @ flat["key"], history @ flat["value"]
     result = []
     for head in range(heads):
         part = slice(head * dim, (head + 1) * dim)
@@ -109,12 +109,12 @@ def attend_by_hand(history, p, heads=2):
             distance = len(history) - 1 - j
             rates = [10000.0 ** (-2 * k / history[0].size) for k in range(history[0].size // 2)]
             angles = np.array([distance * rate for rate in rates])
-            r = np.concatenate([np.sin(angles), np.cos(angles)]) @ p["relative"]["kernel"]
+            r = np.concatenate([np.sin(angles), np.cos(angles)]) @ flat["relative"]
             content = (query[part] + p["content_bias"][head]) @ keys[j, part]
             scores.append((content + (query[part] + p["distance_bias"][head]) @ r[part]) / np.sqrt(dim))
         weights = np.exp(scores - np.max(scores))
         result.append(weights / weights.sum() @ values[:, part])
-    return np.concatenate(result) @ p["output"]["kernel"]
+    return np.concatenate(result) @ p["output"].reshape(-1, history[0].size)
 
 
 def core_by_hand(name, params, inputs, resets, span=SIZES["memory_length"]):
@@ -267,16 +267,20 @@ def original_block(torch, p, stream, memory, span):
 
     Written from the paper's appendix B: scores against all relative positions at once, shifted row by row.
     """
-    t = lambda leaf: torch.tensor(np.asarray(leaf))  # noqa: E731
+
+    def t(leaf):
+        return torch.tensor(np.asarray(leaf))
+
     batch, steps, width = stream.shape
-    a, heads = p["attention"], a_heads(p)
+    a, heads = p["attention"], p["attention"]["content_bias"].shape[0]
     dim = width // heads
     context = torch.cat([memory, stream], dim=1)
     length = context.shape[1]
-    q = (stream @ t(a["query"]["kernel"])).view(batch, steps, heads, dim)
-    k, v = (context @ t(a["key_value"]["kernel"])).view(batch, length, 2, heads, dim).unbind(2)
+    q = (stream @ t(a["query"]).flatten(1)).view(batch, steps, heads, dim)
+    k = (context @ t(a["key"]).flatten(1)).view(batch, length, heads, dim)
+    v = (context @ t(a["value"]).flatten(1)).view(batch, length, heads, dim)
     # Position k counts down from the oldest step, at distance length - 1, to the query's own, at 0.
-    r = t(sinusoids(jnp.arange(length - 1, -1, -1.0), width)) @ t(a["relative"]["kernel"])
+    r = t(sinusoids(jnp.arange(length - 1, -1, -1.0), width)) @ t(a["relative"]).flatten(1)
     content = torch.einsum("bihd,bjhd->bhij", q + t(a["content_bias"]), k)
     position = torch.einsum("bihd,jhd->bhij", q + t(a["distance_bias"]), r.view(length, heads, dim))
     padded = torch.cat([position.new_zeros(batch, heads, steps, 1), position], dim=-1)
@@ -289,13 +293,9 @@ def original_block(torch, p, stream, memory, span):
     def norm(x, name):
         return torch.nn.functional.layer_norm(x, (width,), t(p[name]["scale"]), t(p[name]["bias"]), 1e-5)
 
-    stream = norm(stream + attended @ t(a["output"]["kernel"]), "attention_norm")
+    stream = norm(stream + attended @ t(a["output"]).flatten(0, 1), "attention_norm")
     hidden = (stream @ t(p["mlp_up"]["kernel"]) + t(p["mlp_up"]["bias"])).relu()
     return norm(stream + hidden @ t(p["mlp_down"]["kernel"]) + t(p["mlp_down"]["bias"]), "mlp_norm")
-
-
-def a_heads(p):
-    return p["attention"]["content_bias"].shape[0]
 
 
 def test_trxl_is_the_original_transformer_xl_layer_by_layer():
