@@ -76,8 +76,8 @@ class LSTM(nn.Module):
 
     def initial_memory(self, batch_size: int) -> LSTMMemory:
         """Zeros."""
-        zeros = jnp.zeros((batch_size, self.width), self.dtype)
-        return LSTMMemory(zeros, zeros)
+        shape = (batch_size, self.width)
+        return LSTMMemory(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
 
     @nn.compact
     def __call__(

@@ -17,12 +17,12 @@ class Memory(NamedTuple):
     """The memory of B environments; axis 0 of every leaf is the environment, so that batches are cut as others are.
 
     Attributes:
-      states: the inputs of each layer at the last S steps.
+      states: the inputs of each of the L layers at the last S steps.
       valid: how many of the steps before the next one belong to its episode, if that goes on.
       clock: the number of the next step, the same in all environments.
     """
 
-    states: tuple[Float[Array, "B S D"], ...]
+    states: Float[Array, "B layers S D"]
     valid: Int[Array, "B"]
     clock: Int[Array, "B"]
 
@@ -37,28 +37,30 @@ class Memory(NamedTuple):
 
 def empty(batch_size: int, num_layers: int, capacity: int, width: int, dtype: Any) -> Memory:
     """A memory of ``capacity`` slots in which nothing is valid."""
-
-    def zeros(*shape, dtype=jnp.int32):
-        return jnp.zeros((batch_size, *shape), dtype)
-
-    return Memory(tuple(zeros(capacity, width, dtype=dtype) for _ in range(num_layers)), zeros(), zeros())
+    states = jnp.zeros((batch_size, num_layers, capacity, width), dtype)
+    return Memory(states, jnp.zeros((batch_size,), jnp.int32), jnp.zeros((batch_size,), jnp.int32))
 
 
-def recall(states: Float[Array, "B S D"], clock: Int[Array, "B"], length: int) -> Float[Array, "B M D"]:
+def recall(memory: Memory, length: int) -> Float[Array, "B layers M D"]:
     """The last ``length`` steps before the next one, oldest first, whether they are valid or not; no gradient flows."""
-    slots = (clock[0] - length + jnp.arange(length)) % states.shape[1]
-    return jax.lax.stop_gradient(states.at[:, slots].get(mode="promise_in_bounds", unique_indices=True))
+    slots = (memory.clock[0] - length + jnp.arange(length)) % memory.states.shape[2]
+    return jax.lax.stop_gradient(memory.states.at[:, :, slots].get(mode="promise_in_bounds", unique_indices=True))
 
 
-def write(states: Float[Array, "B S D"], new: Float[Array, "B T D"], clock: Int[Array, "B"]) -> Float[Array, "B S D"]:
-    """The ring after T more steps; of more than S, the last S."""
-    capacity, steps = states.shape[1], new.shape[1]
-    new = jax.lax.stop_gradient(new).astype(states.dtype)
+def write(memory: Memory, new: Float[Array, "B layers T D"], resets: Bool[Array, "B T"]) -> Memory:
+    """The memory after T more steps, of which ``resets`` begin episodes; of more than S, the last S are held."""
+    capacity, steps = memory.states.shape[2], new.shape[2]
+    new = jax.lax.stop_gradient(new).astype(memory.states.dtype)
     if steps == 1:
-        return jax.lax.dynamic_update_slice_in_dim(states, new, clock[0] % capacity, axis=1)
-    kept = min(steps, capacity)
-    slots = (clock[0] + steps - kept + jnp.arange(kept)) % capacity
-    return states.at[:, slots].set(new[:, steps - kept :], mode="promise_in_bounds", unique_indices=True)
+        states = jax.lax.dynamic_update_slice_in_dim(memory.states, new, memory.clock[0] % capacity, axis=2)
+    else:
+        kept = min(steps, capacity)
+        slots = (memory.clock[0] + steps - kept + jnp.arange(kept)) % capacity
+        last = new[:, :, steps - kept :]
+        states = memory.states.at[:, :, slots].set(last, mode="promise_in_bounds", unique_indices=True)
+    since = jnp.min(jnp.where(resets, steps - jnp.arange(steps)[None], steps + memory.valid[:, None]), axis=1)
+    # A clock below the capacity, and a count that it bounds, never overflow, however long a run is.
+    return Memory(states, jnp.minimum(since, capacity), (memory.clock + steps) % capacity)
 
 
 def visible(resets: Bool[Array, "B T"], valid: Int[Array, "B"], length: int) -> Bool[Array, "B T N"]:
@@ -76,13 +78,4 @@ def visible(resets: Bool[Array, "B T"], valid: Int[Array, "B"], length: int) -> 
     return jnp.concatenate([remembered, same], axis=-1) & near[None]
 
 
-def advance(memory: Memory, resets: Bool[Array, "B T"]) -> tuple[Int[Array, "B"], Int[Array, "B"]]:
-    """``valid`` and ``clock`` after the steps of ``resets``; no more is counted than the ring holds."""
-    steps = resets.shape[1]
-    since = jnp.min(jnp.where(resets, steps - jnp.arange(steps)[None], steps + memory.valid[:, None]), axis=1)
-    # A clock that is kept below twice the capacity never overflows, however long a run is.
-    capacity = memory.states[0].shape[1] if memory.states else 1
-    return jnp.minimum(since, capacity), (memory.clock + steps) % capacity
-
-
-__all__ = ["Memory", "advance", "empty", "recall", "visible", "write"]
+__all__ = ["Memory", "empty", "recall", "visible", "write"]

@@ -144,12 +144,13 @@ class TransformerXL(nn.Module):
         if inputs.shape[-1] != self.width:
             stream = Dense(self.width, use_bias=True, dtype=self.dtype, kernel_init=KERNEL, name="embedding")(stream)
         mask = ring.visible(resets, memory.valid, self.memory_length)
-        written = []
-        for number, states in enumerate(memory.states):
-            recalled = ring.recall(states, memory.clock, self.memory_length)
-            written.append(ring.write(states, stream, memory.clock))
-            stream = self.block(f"blocks_{number}")(stream, recalled, mask)
-        return stream, Memory(tuple(written), *ring.advance(memory, resets))
+        recalled = ring.recall(memory, self.memory_length)
+        read = []
+        for number in range(self.num_layers):
+            read.append(stream)
+            stream = self.block(f"blocks_{number}")(stream, recalled[:, number], mask)
+        # Written once, with what was computed of all that was read: so the compiler writes in place.
+        return stream, ring.write(memory, jnp.stack(read, axis=1), resets)
 
     def block(self, name: str) -> Block:
         """One of the blocks."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gempi_jax.models import GRU, LSTM, MLPCore
+from gempi_jax.models import GRU, LSTM, MLPCore, gtrxl
 
 CORES = {"lstm": LSTM(4), "gru": GRU(4), "mlp": MLPCore((5, 4))}
 INPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3)), jnp.float32)
@@ -55,6 +55,13 @@ def test_cells_are_those_of_torch(name):
     }
     theirs.load_state_dict({key: torch.tensor(np.array(value)) for key, value in pairs.items()})
     np.testing.assert_allclose(ours, theirs(torch.tensor(np.array(INPUTS)))[0].detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("core", [LSTM(4), GRU(4), MLPCore(), gtrxl(4)], ids=["lstm", "gru", "mlp", "gtrxl"])
+def test_a_fresh_memory_can_be_donated_and_cut_by_environment(core):
+    leaves = jax.tree.leaves(core.initial_memory(3))
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
+    assert all(leaf.shape[0] == 3 for leaf in leaves)
 
 
 def test_a_fresh_lstm_keeps_what_it_has():

@@ -184,6 +184,24 @@ def test_the_learner_reads_the_memory_of_the_unrolls_beginning_from_the_ring_wri
     np.testing.assert_allclose(again, acted, atol=1e-5)
 
 
+def test_acting_writes_the_memory_in_place():
+    core = CORES["gru"]
+    memory = core.initial_memory(BATCH)
+
+    def act(params, inputs, memory):
+        def step(memory, x):
+            outputs, memory = core.apply({"params": params}, x[:, None], jnp.zeros((BATCH, 1), bool), memory)
+            return memory, outputs
+
+        return jax.lax.scan(step, memory, inputs.swapaxes(0, 1))
+
+    program = jax.jit(act, donate_argnums=2).lower(PARAMS["gru"], sequence(14)[0], memory).compile().as_text()
+    # 2 environments, 2 layers, a ring of 3 + 5 slots of 8.
+    ring = "f32[2,2,8,8]"
+    assert any(ring in line and "dynamic-update-slice" in line for line in program.splitlines())
+    assert not any(f"= {ring}" in line and " copy(" in line for line in program.splitlines())
+
+
 def gradients(core, params, inputs, resets, memory):
     """d output_t / d input_j, by whether it is zero, of the first environment [T, T]."""
     jacobian = jax.jit(jax.jacobian(lambda x: core.apply({"params": params}, x, resets, memory)[0][0].sum(-1)))(inputs)
@@ -213,18 +231,18 @@ def test_no_gradient_flows_into_the_memory():
 
     def loss(states, inputs):
         outputs, after = core.apply({"params": PARAMS["gru"]}, inputs, resets, memory._replace(states=states))
-        return outputs.sum(), sum(leaf.sum() for leaf in after.states)
+        return outputs.sum(), after.states.sum()
 
     of_memory = jax.jit(jax.grad(lambda states: loss(states, inputs)[0]))(memory.states)
     of_inputs = jax.jit(jax.grad(lambda x: loss(memory.states, x)[1]))(inputs)
-    assert not any(np.abs(leaf).any() for leaf in (*of_memory, of_inputs))
+    assert not any(np.abs(leaf).any() for leaf in (of_memory, of_inputs))
 
 
 def test_empty_slots_change_nothing_whatever_they_hold():
     core = CORES["gru"]
     inputs, resets = sequence(9)
     empty = core.initial_memory(BATCH)
-    garbage = empty._replace(states=tuple(jnp.full_like(leaf, 1e3) for leaf in empty.states))
+    garbage = empty._replace(states=jnp.full_like(empty.states, 1e3))
     plain, _ = RUN["gru"](PARAMS["gru"], inputs, resets, empty)
     np.testing.assert_array_equal(RUN["gru"](PARAMS["gru"], inputs, resets, garbage)[0], plain)
 
@@ -249,7 +267,7 @@ def test_bfloat16_computes_the_same_to_its_precision_with_float32_parameters():
     params = jax.tree.map(lambda leaf: 0.5 * leaf, PARAMS["gru"])
     rough, memory = compiled(core)(params, inputs, resets, core.initial_memory(BATCH))
     exact, _ = RUN["gru"](params, inputs, resets, CORES["gru"].initial_memory(BATCH))
-    assert rough.dtype == memory.states[0].dtype == jnp.bfloat16
+    assert rough.dtype == memory.states.dtype == jnp.bfloat16
     np.testing.assert_allclose(rough.astype(jnp.float32), exact, atol=0.06)
 
 
@@ -308,7 +326,7 @@ def test_trxl_is_the_original_transformer_xl_layer_by_layer():
     stream = torch.tensor(np.asarray(inputs))
     for number in range(SIZES["num_layers"]):
         # Slots 0 ... 4 hold the five steps, of which the last three are remembered.
-        recalled = torch.tensor(np.asarray(memory.states[number][:, 2:5]))
+        recalled = torch.tensor(np.asarray(memory.states[:, number, 2:5]))
         stream = original_block(torch, PARAMS["trxl"][f"blocks_{number}"], stream, recalled, SIZES["memory_length"])
     np.testing.assert_allclose(ours, stream.numpy(), rtol=1e-4, atol=1e-5)
 
