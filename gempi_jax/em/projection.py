@@ -128,7 +128,8 @@ class LineSearch:
     appendix C), which only shortens.  No price has to be found, and no update evaluates D_M.
 
     Attributes:
-      max_scale: the most by which a step is lengthened; 1 only shortens.
+      max_scale: the most by which a step is lengthened; 1 only shortens.  Where a task is solved, advantages are noise,
+        and a step that is lengthened to its budget walks away with it: control only shortens.
     """
 
     max_scale: float = 4.0

@@ -1,0 +1,221 @@
+"""The control world: unrolls as the Samples of an E-step, a policy evaluated on them, one iteration as a pure function.
+
+A unit is an environment with its unroll, an example a step of it, with one term.  :func:`iterate` scans over iterations
+and vmaps over seeds.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from gempi_jax.contracts import Counts, Evaluation, Metric, Metrics, Samples
+from gempi_jax.em import ExactDivergence, GaussianDivergence, SampledDivergence, TokenDivergence
+from gempi_jax.methods.base import Features, Method, Needs
+from gempi_jax.models import Categorical, Distribution, TanhGaussian
+from gempi_jax.numerics.checks import require
+from gempi_jax.numerics.keys import named_key
+from gempi_jax.rl.agent import Agent, one_step
+from gempi_jax.rl.env import Environment
+from gempi_jax.rl.unroll import Actors, Unroll, begin, unroll
+from gempi_jax.training.learn import ONE_UPDATE, Passes, learn
+from gempi_jax.training.state import TrainState
+from gempi_jax.training.step import Optimizers, World, finish_iteration, init_dual_opt_state
+from gempi_jax.types import Array, Params
+
+
+class Control(NamedTuple):
+    """A run's parts, all of them fixed.
+
+    Attributes:
+      agent: the networks.
+      environment: where it acts.
+      method: any that :func:`check_method` lets pass.
+      optimizers: of parameters and duals.
+      unroll_length: T.
+      num_environments: B.
+      passes: how the M-step goes over an unroll's B units.
+      old_period: T_target: pi_t, which acts, becomes pi_theta every so many iterations.
+    """
+
+    agent: Agent
+    environment: Environment
+    method: Method
+    optimizers: Optimizers
+    unroll_length: int
+    num_environments: int
+    passes: Passes = ONE_UPDATE
+    old_period: int = 1
+
+
+def check_method(method: Method, agent: Agent) -> None:
+    """Raises ValueError where a method asks for what steps in an environment do not have."""
+    needs = method.needs
+    for asked, why in (
+        (needs.critic is None, "it has no critic, and returns need one: wrap it in methods.with_critic"),
+        (needs.by_group, "it compares samples of one prompt, and a state is met once"),
+        (needs.preferences, "it learns from pairs, and a state is met once"),
+        (needs.reference_samples > 0, "it asks for what pi_ref wrote to the same prompt"),
+        (needs.kl_price > 0, "it takes a KL to pi_ref off the reward; set beta to 0"),
+        (needs.prior, "its prior is around where a language model started; set precision to 0"),
+    ):
+        require(not asked, f"This method does not serve control: {why}.")
+    own = needs.critic.features is Features.OWN
+    require(
+        own == (agent.value_trunk is not None),
+        f"The critic's features are {needs.critic.features.value!r}, and the agent has "
+        f"{'no ' if agent.value_trunk is None else 'a '}value_trunk; give Features.OWN one, the others none.",
+    )
+    require(
+        own or agent.detached == (needs.critic.features is Features.DETACHED),
+        f"The critic's features are {needs.critic.features.value!r}, and Agent.detached is {agent.detached}.",
+    )
+
+
+def initial_state(control: Control, key: Array) -> TrainState:
+    """A run's first state: fresh parameters, environments at the beginning of their first episodes."""
+    check_method(control.method, control.agent)
+    actors = begin(control.agent, control.environment, named_key(key, "actors"), control.num_environments)
+    params = control.agent.init(named_key(key, "params"), one_step(actors.seen))
+    duals, zero = control.method.init(), jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        params=params,
+        opt_state=control.optimizers.params.init(params),
+        duals=duals,
+        dual_opt_state=init_dual_opt_state(control.optimizers, duals),
+        snapshots={name: jax.tree.map(jnp.copy, params["policy"]) for name in control.method.needs.snapshots},
+        key=key,
+        skipped=zero,
+        skipped_in_a_row=zero,
+        method=control.method.init_state(named_key(key, "method")),
+        world=actors,
+    )
+
+
+def iterate(control: Control, state: TrainState) -> tuple[TrainState, Metrics]:
+    """pi_t acts for T steps in B environments, then :func:`gempi_jax.training.learn.learn` on what it met.
+
+    Args:
+      control: what the run is made of.
+      state: of :func:`initial_state`, or after an iteration.
+
+    Returns:
+      The state after it, and metrics.
+    """
+    agent, method = control.agent, control.method
+    acting = {**state.params, "policy": state.snapshots.get("old", state.params["policy"])}
+    key = named_key(state.key, "iteration", state.step)
+    actors, steps, episodes = unroll(
+        agent, control.environment, acting, state.world, named_key(key, "unroll"), control.unroll_length
+    )
+    samples = make_samples(agent, method.needs, state, steps)
+    world = ControlWorld(agent, method.needs)
+    state = state._replace(world=actors)
+    state, metrics = learn(
+        method, world.world(), control.optimizers, state, steps, samples, named_key(key, "learn"), control.passes
+    )
+    entropy = steps.policy.entropy()
+    said = {"entropy": Metric(jnp.sum(entropy), jnp.float32(entropy.size))}
+    skipped = metrics["mstep/skipped_fraction"].mean() >= 1.0
+    return finish_iteration(state, skipped, old_period=control.old_period), metrics | episodes | said
+
+
+def make_samples(agent: Agent, needs: Needs, state: TrainState, steps: Unroll) -> Samples:
+    """What the E-step sees: advantages by the critic's estimator, log-probs of the policies that it is to stay near."""
+
+    def log_probs(name: str) -> Float[Array, "B T"]:
+        if name == "old":
+            return steps.log_probs
+        return agent.act(state.snapshots[name], steps.seen, steps.memories.policy)[0].log_prob(steps.actions)
+
+    advantages, targets = needs.critic.estimator(*steps.steps(needs.critic.gamma))
+    anchors = [log_probs(name) for name in needs.anchors]
+    return Samples(
+        advantages=advantages,
+        sampler_log_probs=steps.log_probs,
+        anchor_log_probs=jnp.stack(anchors) if anchors else jnp.zeros((0, *steps.log_probs.shape)),
+        rewards=targets,
+        values=steps.values,
+        value_targets=targets,
+    )
+
+
+class ControlWorld(NamedTuple):
+    """How pi_theta is evaluated on unrolls.
+
+    Attributes:
+      agent: the networks.
+      needs: of the method.
+    """
+
+    agent: Agent
+    needs: Needs
+
+    def world(self) -> World:
+        """As the training step takes it."""
+        return World(self.evaluate, self.count, self.divergence)
+
+    def count(self, steps: Unroll) -> tuple[Array, Array]:
+        """Each step is an example of one term."""
+        number = jnp.float32(steps.rewards.size)
+        return number, number
+
+    def evaluate(
+        self, params: Params, snapshots: dict[str, Params], steps: Unroll, key: Array, counts: Counts
+    ) -> Evaluation:
+        """pi_theta and V on a part of an update."""
+        read = self.agent.read(params, steps.seen, steps.memories)
+        region = self.needs.trust_region
+        measured = {} if region is None or region.at_end else self._divergence(snapshots, steps, read.policy)
+        log_probs = read.policy.log_prob(steps.actions)[..., None]
+        return Evaluation(
+            log_probs,
+            jnp.ones(log_probs.shape, bool),
+            {part: values[..., None] for part, values in measured.items()},
+            counts,
+            steps.log_probs[..., None] if self.needs.ratio else None,
+            read.policy.entropy()[..., None] if self.needs.entropy else None,
+            read.values,
+        )
+
+    def divergence(self, params: Params, snapshots: dict[str, Params], steps: Unroll) -> Metrics:
+        """D_M of pi_theta, for a line search."""
+        policy, *_ = self.agent.act(params["policy"], steps.seen, steps.memories.policy)
+        number = jnp.float32(steps.rewards.size)
+        parts = self._divergence(snapshots, steps, policy)
+        return {part: Metric(values.sum(), number) for part, values in parts.items()}
+
+    def _divergence(self, snapshots: dict[str, Params], steps: Unroll, policy: Distribution) -> dict[str, Array]:
+        region = self.needs.trust_region
+        frozen = steps.policy  # pi_t acted
+        if region.towards != "old":
+            frozen = self.agent.act(snapshots[region.towards], steps.seen, steps.memories.policy)[0]
+        return measure(region.divergence, jax.lax.stop_gradient(frozen), policy, steps.actions)
+
+
+def measure(
+    divergence: TokenDivergence, frozen: Distribution, policy: Distribution, actions: Array
+) -> dict[str, Float[Array, "B T"]]:
+    """D_M(frozen || policy) at each step by part, nats.
+
+    Raises:
+      ValueError: where the divergence is not that of the policy's kind.
+    """
+    if isinstance(divergence, SampledDivergence):
+        return {"kl": divergence.function(frozen.log_prob(actions), policy.log_prob(actions))}
+    if isinstance(divergence, ExactDivergence) and isinstance(policy, Categorical):
+        return {"kl": divergence.function(frozen.log_probs, policy.log_probs)}
+    if isinstance(divergence, GaussianDivergence) and not isinstance(policy, Categorical):
+        one, other = (x.base if isinstance(x, TanhGaussian) else x for x in (frozen, policy))
+        mean, covariance = divergence.function(one.mean, one.scale, other.mean, other.scale)
+        return {"mean": mean, "covariance": covariance}
+    kinds = "ExactDivergence" if isinstance(policy, Categorical) else "GaussianDivergence"
+    raise ValueError(
+        f"The trust region is measured by {type(divergence).__name__}, and the policy is {type(policy).__name__}; give "
+        f"{kinds} or SampledDivergence."
+    )
+
+
+__all__ = ["Actors", "Control", "ControlWorld", "check_method", "initial_state", "iterate", "make_samples", "measure"]
