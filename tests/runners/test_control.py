@@ -24,6 +24,7 @@ from gempi_jax.training.learn import Passes
 from gempi_jax.training.step import Optimizers
 
 TWO = Discrete(2)
+ADAM = optax.adam(0.05)
 # Tiny arrays: compiling is all that these tests cost.
 FAST = {"xla_backend_optimization_level": 0}
 # What is solved here is solved for good: a search that lengthened a step, too, would walk on with the noise.
@@ -54,7 +55,7 @@ def signs(actions):
     )
 
 
-def make(method, *, actions=TWO, own=False, core=MLPCore, rate=0.05, **settings):
+def make(method, *, actions=TWO, own=False, core=MLPCore, optimizer=ADAM, **settings):
     head = CategoricalHead(2) if isinstance(actions, Discrete) else GaussianHead(1)
 
     def trunk():
@@ -63,7 +64,7 @@ def make(method, *, actions=TWO, own=False, core=MLPCore, rate=0.05, **settings)
     agent = Agent(trunk(), head, value_trunk=trunk() if own else None)
     duals = dict.fromkeys(("temperature", "multiplier"), optax.adam(1e-2))
     options = {"unroll_length": 4, "num_environments": 16, "passes": Passes(0, 2, 2)} | settings
-    return Control(agent, signs(actions), method, Optimizers(optax.adam(rate), duals), **options)
+    return Control(agent, signs(actions), method, Optimizers(optimizer, duals), **options)
 
 
 def learnt(control, iterations, seeds=2):
@@ -137,7 +138,8 @@ def test_the_first_pass_is_the_policy_that_acted():
 
 
 def test_seeds_in_one_program_are_the_seeds_alone():
-    control = make(METHODS["awr"]())
+    # Adam's first steps are signs of gradients, which rounding may turn.
+    control = make(METHODS["awr"](), optimizer=optax.sgd(0.05))
     together, *_ = learnt(control, 3, seeds=2)
     alone, *_ = learnt(control, 3, seeds=1)
     first = jax.tree.map(lambda x: x[:1], together)
