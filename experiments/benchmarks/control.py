@@ -1,6 +1,6 @@
 """Control tasks, learnt by whole iterations in one program: what each seed earns, and how fast it goes.
 
-    python -m experiments.benchmarks.control [--task=cartpole_vmpo] [--seeds=10] [--steps=250000]
+    python -m experiments.benchmarks.control [--task=cartpole_vmpo] [--core=gtrxl] [--seeds=10] [--steps=250000]
 
 The seeds are mapped over and compiled with the loop; the episodes that ended in the last tenth of the steps count.  A
 task is a function below: an environment, an agent, a method with its critic, and how the M-step goes over an unroll.
@@ -18,7 +18,7 @@ import optax
 from gempi_jax import rl
 from gempi_jax.em import LineSearch
 from gempi_jax.methods import Critic, Features, Method, ppo, vmpo, with_critic
-from gempi_jax.models import CategoricalHead, MLPCore, MLPTorso, gtrxl
+from gempi_jax.models import GRU, LSTM, CategoricalHead, MLPCore, MLPTorso, gtrxl, trxl, trxl_i
 from gempi_jax.numerics.advantages import gae
 from gempi_jax.rl.agent import Agent, Trunk
 from gempi_jax.runners.control import Control, initial_state, iterate
@@ -64,22 +64,48 @@ def cartpole_ppo(steps: int) -> Control:
     return _control(*_pole(), method, steps, 1e-3, **sizes)
 
 
-def memory_chain(steps: int, length: int = 20, memory: int = 32, search: LineSearch = SHORTENS) -> Control:
-    """bsuite's MemoryChain by V-MPO with a GTrXL: a bit is shown once and asked for ``length`` steps later."""
-    environment, unroll_length = rl.make("MemoryChain-bsuite", memory_length=length), 64
-    sizes = {"num_layers": 2, "num_heads": 2, "mlp_width": 64, "memory_length": memory, "unroll_length": unroll_length}
-    trunk = Trunk(MLPTorso((32,)), gtrxl(32, **sizes))
+def _core(name: str, memory_length: int, unroll_length: int):
+    """32 numbers wide: what remembers ``memory_length`` steps, or as long as it likes, or nothing."""
+    if name in ("lstm", "gru", "mlp"):
+        return {"lstm": LSTM(32), "gru": GRU(32), "mlp": MLPCore((32,))}[name]
+    sizes = {"num_layers": 2, "num_heads": 2, "mlp_width": 64}
+    make = {"gtrxl": gtrxl, "trxl": trxl, "trxl_i": trxl_i}[name]
+    return make(32, memory_length=memory_length, unroll_length=unroll_length, **sizes)
+
+
+def _memory(environment: rl.Environment, steps: int, core: str, memory_length: int, unroll_length: int) -> Control:
+    """V-MPO, 16 environments, 4 x 4 updates; the critic shares the core."""
+    actions = environment.actions.n
+    trunk = Trunk(MLPTorso((32,)), _core(core, memory_length, unroll_length), previous=True, num_actions=actions)
     critic = Critic(gae(0.95), 0.99, Features.SHARED)
-    method = with_critic(vmpo(0.1, 0.001, 0.5, enforced=search), critic, coefficient=0.5)
+    method = with_critic(vmpo(0.1, 0.001, 0.5, enforced=SHORTENS), critic, coefficient=0.5)
     passes = Passes(updates_per_epoch=4, num_epochs=4)
-    agent = Agent(trunk, CategoricalHead(environment.actions.n))
     sizes = {"unroll_length": unroll_length, "num_environments": 16, "passes": passes}
-    return _control(environment, agent, method, steps, 1e-3, **sizes)
+    return _control(environment, Agent(trunk, CategoricalHead(actions)), method, steps, 1e-3, **sizes)
 
 
-TASKS: dict[str, Callable[[int], Control]] = {
-    task.__name__: task for task in (cartpole_vmpo, cartpole_vmpo_lengthened, cartpole_ppo, memory_chain)
+def memory_chain(steps: int, core: str) -> Control:
+    """bsuite's MemoryChain: a bit is shown once and asked for 20 steps later."""
+    return _memory(rl.make("MemoryChain-bsuite", memory_length=20), steps, core, 32, 64)
+
+
+def proof_of_memory(steps: int, core: str) -> Control:
+    """CleanRL's ProofofMemory: which end of a line is good shows for three steps; the optimum is 1.2."""
+    return _memory(rl.make("ProofofMemory"), steps, core, 16, 32)
+
+
+def t_maze(steps: int, core: str) -> Control:
+    """A walked T-maze whose corridor has 64 steps."""
+    return _memory(rl.make("TMaze", length=64), steps, core, 128, 72)
+
+
+WITHOUT_MEMORY: dict[str, Callable[[int], Control]] = {
+    task.__name__: task for task in (cartpole_vmpo, cartpole_vmpo_lengthened, cartpole_ppo)
 }
+WITH_MEMORY: dict[str, Callable[[int, str], Control]] = {
+    task.__name__: task for task in (memory_chain, proof_of_memory, t_maze)
+}
+CORES = ("gtrxl", "trxl_i", "trxl", "lstm", "gru", "mlp")
 
 
 def learn(control: Control, seeds: int, steps: int) -> tuple[np.ndarray, np.ndarray, float, float]:
@@ -103,12 +129,14 @@ def learn(control: Control, seeds: int, steps: int) -> tuple[np.ndarray, np.ndar
     return sums, numbers, middle - begin, seconds
 
 
-def main(task: str, seeds: int, steps: int) -> None:
+def main(task: str, core: str, seeds: int, steps: int) -> None:
     """Prints the curve of the mean, every seed's end, and steps a second."""
-    sums, numbers, compiling, seconds = learn(TASKS[task](steps), seeds, steps)
+    control = WITH_MEMORY[task](steps, core) if task in WITH_MEMORY else WITHOUT_MEMORY[task](steps)
+    sums, numbers, compiling, seconds = learn(control, seeds, steps)
     tenths = np.array_split(np.arange(sums.shape[1]), 10)
     curve = np.stack([sums[:, part].sum(1) / np.maximum(numbers[:, part].sum(1), 1) for part in tenths], axis=1)
-    print(f"{task}: {seeds} seeds x {steps} steps; {compiling:.1f} s to compile, {seconds:.1f} s to learn all")
+    name = f"{task}, {core}" if task in WITH_MEMORY else task
+    print(f"{name}: {seeds} seeds x {steps} steps; {compiling:.1f} s to compile, {seconds:.1f} s to learn all")
     print(f"  {seeds * steps / seconds:,.0f} steps/s together")
     print("  mean return by tenth of the steps:", " ".join(f"{value:.2f}" for value in curve.mean(0)))
     ends = np.sort(curve[:, -1])
@@ -117,8 +145,9 @@ def main(task: str, seeds: int, steps: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", choices=sorted(TASKS), default="cartpole_vmpo")
+    parser.add_argument("--task", choices=sorted(WITHOUT_MEMORY | WITH_MEMORY), default="cartpole_vmpo")
+    parser.add_argument("--core", choices=CORES, default="gtrxl", help="of the tasks that need a memory")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=250_000)
     arguments = parser.parse_args()
-    main(arguments.task, arguments.seeds, arguments.steps)
+    main(arguments.task, arguments.core, arguments.seeds, arguments.steps)

@@ -97,7 +97,7 @@ def _row(table: Any, where: str) -> tuple[str, dict[str, Any]]:
         if name in row:
             raise DataError(f"{where}: two columns are called {name!r}; give each a name of its own.")
         try:
-            row[name] = column[0].as_py()
+            row[name] = _pythons_own(column[0].as_py())
         except (ValueError, OverflowError) as error:
             kind = table.schema.field(name).type
             raise DataError(
@@ -105,6 +105,24 @@ def _row(table: Any, where: str) -> tuple[str, dict[str, Any]]:
                 "save it as a string, or as a date or a time in microseconds between the years 1 and 9999."
             ) from error
     return where, row
+
+
+def _pythons_own(value: Any) -> Any:
+    """Without pandas pyarrow reads times in nanoseconds where they are whole microseconds; with it, pandas' own types.
+
+    Raises:
+      ValueError: nanoseconds that Python's types would lose.
+    """
+    if isinstance(value, list):
+        return [_pythons_own(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _pythons_own(entry) for key, entry in value.items()}
+    for nanoseconds, convert in (("nanosecond", "to_pydatetime"), ("nanoseconds", "to_pytimedelta")):
+        if hasattr(value, convert):
+            if getattr(value, nanoseconds):
+                raise ValueError(f"{value} is no whole number of microseconds")
+            return getattr(value, convert)()
+    return value
 
 
 def _data_files(folder: pathlib.Path) -> list[str]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 
 from gempi_jax.models.dense import Dense
 from gempi_jax.numerics.checks import require
+from gempi_jax.numerics.keys import named_key
 from gempi_jax.types import Array
 
 INPUT_KERNEL = nn.initializers.lecun_normal()
@@ -34,7 +35,7 @@ class GRUMemory(NamedTuple):
 def recurrent_kernel(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Float[Array, "D F"]:
     """An orthogonal D x D matrix for each part of F."""
     width, features = shape
-    keys = jax.random.split(key, features // width)
+    keys = [named_key(key, "part", index) for index in range(features // width)]
     return jnp.concatenate([nn.initializers.orthogonal()(each, (width, width), dtype) for each in keys], axis=1)
 
 

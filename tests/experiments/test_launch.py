@@ -119,7 +119,7 @@ def test_overrides_reach_the_config_whatever_it_leaves_out():
         launch.set_override(config, override)
     values = config.to_dict()
     assert values["data"]["columns"] == {"meta.answer": ("answer", "completion")}
-    assert values["rewards"] == {"exact_match": 1.0, "happy_ending": 0.5}
+    assert values["rewards"] == {"exact_match": 1.0, "no_repetition": 0.1, "happy_ending": 0.5}
     assert (values["rl"]["optimizer"]["learning_rate"], values["rl"]["optimizer"]["b1"]) == (1, 0.25)
     assert (values["phases"], values["eval"]) == (("rl",), {"num_samples": 3})
 

@@ -184,9 +184,17 @@ def test_parquet(tmp_path):
 def test_dates_are_python_s_own_or_named(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     day = datetime.date(2020, 2, 29)
-    usable = pyarrow.table({"prompt": ["a"], "day": [day], "at": [datetime.datetime(2020, 1, 2, 3)]})
-    parquet.write_table(usable, tmp_path / "data.parquet")
-    assert load_rows(tmp_path / "data.parquet")[0]["day"] == day
+    # Microseconds, and nanoseconds that are whole ones: with pandas installed or not, the types are Python's.
+    at, unit = datetime.datetime(2020, 1, 2, 3), pyarrow.timestamp("ns")
+    times = {
+        "at": pyarrow.array([at]),
+        "fine": pyarrow.array([at], unit),
+        "all": pyarrow.array([[at]], pyarrow.list_(unit)),
+    }
+    parquet.write_table(pyarrow.table({"prompt": ["a"], "day": [day], **times}), tmp_path / "data.parquet")
+    row = load_rows(tmp_path / "data.parquet")[0]
+    assert (row["day"], row["at"], row["fine"], row["all"]) == (day, at, at, [at])
+    assert {type(x) for x in (row["at"], row["fine"], *row["all"])} == {datetime.datetime}
     for values, kind in [
         (pyarrow.array([0, 1], pyarrow.timestamp("ns")), r"timestamp\[ns\]"),
         (pyarrow.array([0, 10**7], pyarrow.date32()), r"date32\[day\]"),

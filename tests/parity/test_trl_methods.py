@@ -91,7 +91,7 @@ def learn_from(case, method, model, params, change=lambda samples: samples):
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def run(fitted, snapshots):
-        old = {"policy": snapshots["old"], "value": {"values": value.get("old_values")}}
+        old = {"policy": snapshots["old"], "value": {"head": {"values": value.get("old_values")}}}
         state = TrainState(0, old, (), {}, {}, snapshots, jax.random.key(0), 0, 0)
         scored, samples, _ = score_batch(
             reader, Advantages(BASELINES["group_mean"]), method.needs, state, Batch(*arrays)
@@ -100,7 +100,7 @@ def learn_from(case, method, model, params, change=lambda samples: samples):
         counts = Counts(*world.count(scored))
 
         def loss(fitted):
-            params = {"policy": fitted, "value": {"values": value.get("values")}}
+            params = {"policy": fitted, "value": {"head": {"values": value.get("values")}}}
             output = method.m_step({}, target, world.evaluate(params, snapshots, scored, state.key, counts))
             return output.loss, output.metrics
 

@@ -148,7 +148,7 @@ def test_rewards_of_files_have_their_weights(tmp_path):
     (tmp_path / "own.py").write_text("def reward(prompts, completions, **_):\n    return [2.0] * len(completions)\n")
     config = arithmetic.get_config("vmpo,quick")
     name = f"{tmp_path}/own.py:reward"
-    config.rewards.exact_match = 0.0
+    config.rewards = {"exact_match": 0.0}
     for text, weight in ((name, 1.0), (f"0.5*{name}", 0.5)):
         config.reward_functions = (text,)
         specs = load_rewards(settings_from_config(config))
