@@ -24,11 +24,13 @@ class Fit(Protocol):
       policies: the frozen policies whose log-probs it reads, beside the anchors.
       ratio: whether it reads ``Evaluation.old_log_probs``.
       by_group: whether it compares the samples of a group, so that it needs at least two.
+      reads_values: whether it reads V of a critic, which ``with_critic`` adds.
     """
 
     policies: tuple[str, ...]
     ratio: bool
     by_group: bool
+    reads_values: bool
 
     def examples(
         self, samples: Samples, policies: Mapping[str, Float[Array, "*E"]], target: Target
@@ -92,7 +94,7 @@ def _needs(spec: GempiSpec, fit: Fit | None, extra: tuple[str, ...]) -> Needs:
         weighed=() if spec.counts_samples else spec.policies,
         trust_region=region,
         level=spec.level,
-        baseline=spec.reads_advantages,
+        baseline=spec.reads_advantages or (fit is not None and fit.reads_values),
         rewards=spec.weighs_rewards,
         by_group=spec.by_group or (fit is not None and fit.by_group),
         every_unit=spec.every_unit or (fit is not None and fit.by_group),

@@ -94,6 +94,7 @@ class GroupSoftmax:
 
     ratio = False
     by_group = True
+    reads_values = False
 
     def __post_init__(self):
         positive(self.beta, "GroupSoftmax.beta", "in units of reward per nat, it")

@@ -38,6 +38,7 @@ class Preference:
 
     ratio = False
     by_group = True
+    reads_values = False
 
     def __post_init__(self):
         # What the term refuses, it refuses when the method is built.

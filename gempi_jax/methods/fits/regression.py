@@ -115,6 +115,18 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
+class Learned:
+    """V(x) of :func:`gempi_jax.methods.with_critic`, which is fitted to rewards; for gains in their unit, at any K."""
+
+    by_group = False
+
+    def __call__(self, samples: Samples, gains: Array, where: Bool[Array, "G K"]) -> Float[Array, "G"]:
+        """One for each group."""
+        require(samples.values is not None, "Samples.values is None: a Learned baseline wants methods.with_critic.")
+        return samples.values[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
 class Compared:
     """No baseline: samples of a group are fitted to each other, and the unknown Z cancels.
 
@@ -127,7 +139,7 @@ class Compared:
     by_group = True
 
 
-Baseline = GroupMean | LogMeanExp | ReferenceLogMeanExp | Constant | Compared
+Baseline = GroupMean | LogMeanExp | ReferenceLogMeanExp | Constant | Learned | Compared
 """What stands for beta log Z."""
 
 
@@ -176,6 +188,11 @@ class Regression:
     def by_group(self) -> bool:
         """Whether the baseline compares the samples of a group."""
         return self.baseline.by_group
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether the baseline is a critic's."""
+        return isinstance(self.baseline, Learned)
 
     def examples(
         self, samples: Samples, policies: Mapping[str, Float[Array, "G K"]], target: Target

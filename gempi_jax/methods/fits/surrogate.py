@@ -40,6 +40,7 @@ class ClippedSurrogate:
     policies = ()
     ratio = True
     by_group = False
+    reads_values = False
 
     def __post_init__(self):
         check_epsilon("ClippedSurrogate", self.epsilon)

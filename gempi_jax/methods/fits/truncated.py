@@ -24,6 +24,7 @@ class TruncatedLikelihood:
     policies = ()
     ratio = True
     by_group = False
+    reads_values = False
 
     def examples(self, samples: Samples, policies: Mapping[str, Array], target: Target) -> dict[str, Array]:
         """Nothing beside the weights."""

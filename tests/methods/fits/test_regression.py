@@ -6,7 +6,10 @@ import pytest
 
 from gempi_jax import losses, methods
 from gempi_jax.contracts import Counts, Evaluation, Samples
-from gempi_jax.methods.fits.regression import Compared, GroupMean, LogMeanExp, Quantile, Regression, Rewards
+from gempi_jax.em import Equal, GempiSpec
+from gempi_jax.methods.fits.regression import Compared, GroupMean, Learned, LogMeanExp, Quantile, Regression, Rewards
+from gempi_jax.methods.gempi import from_spec
+from gempi_jax.numerics.advantages import gae
 
 REWARDS = jnp.array([[1.0, 0.0], [0.5, 2.0]])
 
@@ -33,6 +36,24 @@ def test_division_by_length_makes_rho_a_mean_over_tokens():
     for by_length, expected in [(False, (0.4**2 + 0.2**2) / 2), (True, 0.2**2)]:
         fit = Regression(1.0, "old", GroupMean(), by_length=by_length)
         np.testing.assert_allclose(fit.loss(examples, evaluation).loss, expected, rtol=1e-4)
+
+
+def test_a_learned_baseline_is_v_of_the_prompt():
+    # At rho = 0 the terms are (r - V)^2: with V = 0.25, 1 they are .5625, .0625, .25, 1; their mean is .46875, and V's
+    # own loss, 1/2 of the same, comes on top.
+    spec = GempiSpec(weighting=Equal())
+    method = methods.with_critic(
+        from_spec(spec, Regression(0.5, "old", Learned())), methods.Critic(gae(1.0)), coefficient=2.0
+    )
+    assert method.needs.critic is not None
+    assert not method.needs.by_group
+    old = jnp.full((2, 2), -3.0)
+    values = jnp.array([[0.25, 0.25], [1.0, 1.0]])
+    told = {"rewards": REWARDS, "values": values, "value_targets": REWARDS}
+    target = method.e_step({}, Samples(REWARDS - values, old, old[None], **told))
+    counts = Counts(jnp.float32(4), jnp.float32(4))
+    evaluation = Evaluation(old[..., None], jnp.ones((2, 2, 1), bool), {}, counts, old[..., None], values=values)
+    np.testing.assert_allclose(method.m_step({}, target, evaluation).loss, 0.46875 + 2 * 0.46875 / 2, rtol=1e-6)
 
 
 def test_needs_follow_from_base_and_baseline():
