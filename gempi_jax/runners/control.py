@@ -12,70 +12,25 @@ from jaxtyping import Float
 
 from gempi_jax.contracts import Counts, Evaluation, Metric, Metrics, Samples
 from gempi_jax.em import ExactDivergence, GaussianDivergence, SampledDivergence, TokenDivergence
-from gempi_jax.methods.base import Features, Method, Needs
+from gempi_jax.methods.base import Needs
 from gempi_jax.models import Categorical, Distribution, TanhGaussian
-from gempi_jax.numerics.checks import require
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.rl.agent import Agent, one_step
-from gempi_jax.rl.env import Environment
-from gempi_jax.rl.unroll import Actors, Unroll, begin, unroll
-from gempi_jax.training.learn import ONE_UPDATE, Passes, learn
+from gempi_jax.rl.unroll import Unroll, begin, unroll
+from gempi_jax.runners.controlparts import Control, check_control
+from gempi_jax.training.learn import learn
 from gempi_jax.training.state import TrainState
-from gempi_jax.training.step import Optimizers, World, finish_iteration, init_dual_opt_state
+from gempi_jax.training.step import World, finish_iteration, init_dual_opt_state
 from gempi_jax.types import Array, Params
 
 
-class Control(NamedTuple):
-    """A run's parts, all of them fixed.
-
-    Attributes:
-      agent: the networks.
-      environment: where it acts.
-      method: any that :func:`check_method` lets pass.
-      optimizers: of parameters and duals.
-      unroll_length: T.
-      num_environments: B.
-      passes: how the M-step goes over an unroll's B units.
-      old_period: T_target: pi_t, which acts, becomes pi_theta every so many iterations.
-    """
-
-    agent: Agent
-    environment: Environment
-    method: Method
-    optimizers: Optimizers
-    unroll_length: int
-    num_environments: int
-    passes: Passes = ONE_UPDATE
-    old_period: int = 1
-
-
-def check_method(method: Method, agent: Agent) -> None:
-    """Raises ValueError where a method asks for what steps in an environment do not have."""
-    needs = method.needs
-    for asked, why in (
-        (needs.critic is None, "it has no critic, and returns need one: wrap it in methods.with_critic"),
-        (needs.by_group, "it compares samples of one prompt, and a state is met once"),
-        (needs.preferences, "it learns from pairs, and a state is met once"),
-        (needs.reference_samples > 0, "it asks for what pi_ref wrote to the same prompt"),
-        (needs.kl_price > 0, "it takes a KL to pi_ref off the reward; set beta to 0"),
-        (needs.prior, "its prior is around where a language model started; set precision to 0"),
-    ):
-        require(not asked, f"This method does not serve control: {why}.")
-    own = needs.critic.features is Features.OWN
-    require(
-        own == (agent.value_trunk is not None),
-        f"The critic's features are {needs.critic.features.value!r}, and the agent has "
-        f"{'no ' if agent.value_trunk is None else 'a '}value_trunk; give Features.OWN one, the others none.",
-    )
-    require(
-        own or agent.detached == (needs.critic.features is Features.DETACHED),
-        f"The critic's features are {needs.critic.features.value!r}, and Agent.detached is {agent.detached}.",
-    )
-
-
 def initial_state(control: Control, key: Array) -> TrainState:
-    """A run's first state: fresh parameters, environments at the beginning of their first episodes."""
-    check_method(control.method, control.agent)
+    """A run's first state: fresh parameters, environments at the beginning of their first episodes.
+
+    Raises:
+      ValueError: parts that do not fit each other, see :func:`check_control`.
+    """
+    check_control(control)
     actors = begin(control.agent, control.environment, named_key(key, "actors"), control.num_environments)
     params = control.agent.init(named_key(key, "params"), one_step(actors.seen))
     duals, zero = control.method.init(), jnp.zeros((), jnp.int32)
@@ -218,4 +173,4 @@ def measure(
     )
 
 
-__all__ = ["Actors", "Control", "ControlWorld", "check_method", "initial_state", "iterate", "make_samples", "measure"]
+__all__ = ["Control", "ControlWorld", "initial_state", "iterate", "make_samples", "measure"]

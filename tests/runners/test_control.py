@@ -19,7 +19,8 @@ from gempi_jax.numerics.advantages import gae
 from gempi_jax.rl import Continuous, Discrete, episodic
 from gempi_jax.rl.agent import Agent, Trunk
 from gempi_jax.rl.unroll import unroll
-from gempi_jax.runners.control import Control, ControlWorld, check_method, initial_state, iterate, make_samples, measure
+from gempi_jax.runners.control import Control, ControlWorld, initial_state, iterate, make_samples, measure
+from gempi_jax.runners.controlparts import check_method
 from gempi_jax.training.learn import Passes
 from gempi_jax.training.step import Optimizers
 
@@ -147,7 +148,8 @@ def test_seeds_in_one_program_are_the_seeds_alone():
 
 
 def test_pi_t_acts_for_as_many_iterations_as_it_is_kept():
-    control = make(METHODS["awr"](), old_period=3)
+    own = with_critic(methods.awr(), CRITIC._replace(features=Features.OWN))
+    control = make(own, own=True, old_period=3)
     step = jax.jit(lambda state: iterate(control, state)[0])
     state = jax.jit(lambda key: initial_state(control, key))(jax.random.key(0))
     assert "old" in state.snapshots
@@ -171,6 +173,26 @@ def test_pi_t_acts_for_as_many_iterations_as_it_is_kept():
 def test_what_does_not_serve_control_is_refused(method, message):
     with pytest.raises(ValueError, match=message):
         check_method(method, make(METHODS["awr"]()).agent)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c._replace(old_period=2), "old_period is 2, and V reads the features of pi_theta"),
+        (lambda c: c._replace(agent=c.agent._replace(head=CategoricalHead(5))), r"Discrete\(n=2\), .*int32\[\] of 5"),
+        (lambda c: c._replace(agent=c.agent._replace(head=GaussianHead(1))), r"makes a Gaussian .*float32\[1\]"),
+        (lambda c: with_trunk(c, previous=True, num_actions=3), "num_actions=3, and signs has .*; give 2"),
+        (lambda c: with_trunk(c, core=gtrxl(8, memory_length=3)), "unroll_length 1, and an unroll has 4 steps"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        initial_state(change(make(METHODS["awr"]())), jax.random.key(0))
+
+
+def with_trunk(control, **changes):
+    agent = control.agent
+    return control._replace(agent=agent._replace(trunk=agent.trunk.clone(**changes)))
 
 
 def test_a_divergence_that_is_not_the_policys_is_refused():

@@ -1,0 +1,109 @@
+"""What a control run is made of, and whether the parts fit each other."""
+
+from typing import NamedTuple
+
+import jax
+
+from gempi_jax.methods.base import Features, Method
+from gempi_jax.models import Categorical
+from gempi_jax.numerics.checks import require
+from gempi_jax.rl.agent import Agent, one_step
+from gempi_jax.rl.env import Discrete, Environment
+from gempi_jax.rl.unroll import begin
+from gempi_jax.training.learn import ONE_UPDATE, Passes
+from gempi_jax.training.step import Optimizers
+
+
+class Control(NamedTuple):
+    """A run's parts, all of them fixed.
+
+    Attributes:
+      agent: the networks.
+      environment: where it acts.
+      method: any that :func:`check_method` lets pass.
+      optimizers: of parameters and duals.
+      unroll_length: T.
+      num_environments: B.
+      passes: how the M-step goes over an unroll's B units.
+      old_period: T_target: pi_t, which acts, becomes pi_theta every so many iterations.
+    """
+
+    agent: Agent
+    environment: Environment
+    method: Method
+    optimizers: Optimizers
+    unroll_length: int
+    num_environments: int
+    passes: Passes = ONE_UPDATE
+    old_period: int = 1
+
+
+def check_method(method: Method, agent: Agent) -> None:
+    """Raises ValueError where a method asks for what steps in an environment do not have."""
+    needs = method.needs
+    for asked, why in (
+        (needs.critic is None, "it has no critic, and returns need one: wrap it in methods.with_critic"),
+        (needs.by_group, "it compares samples of one prompt, and a state is met once"),
+        (needs.preferences, "it learns from pairs, and a state is met once"),
+        (needs.reference_samples > 0, "it asks for what pi_ref wrote to the same prompt"),
+        (needs.kl_price > 0, "it takes a KL to pi_ref off the reward; set beta to 0"),
+        (needs.prior, "its prior is around where a language model started; set precision to 0"),
+    ):
+        require(not asked, f"This method does not serve control: {why}.")
+    own = needs.critic.features is Features.OWN
+    require(
+        own == (agent.value_trunk is not None),
+        f"The critic's features are {needs.critic.features.value!r}, and the agent has "
+        f"{'no ' if agent.value_trunk is None else 'a '}value_trunk; give Features.OWN one, the others none.",
+    )
+    require(
+        own or agent.detached == (needs.critic.features is Features.DETACHED),
+        f"The critic's features are {needs.critic.features.value!r}, and Agent.detached is {agent.detached}.",
+    )
+
+
+def check_control(control: Control) -> None:
+    """Raises ValueError where the parts of a run do not fit each other; nothing is computed."""
+    agent, actions = control.agent, control.environment.actions
+    check_method(control.method, agent)
+    for name, trunk in (("trunk", agent.trunk), ("value_trunk", agent.value_trunk)):
+        written = getattr(getattr(trunk, "core", None), "unroll_length", control.unroll_length)
+        require(
+            written >= control.unroll_length,
+            f"The core of {name} has unroll_length {written}, and an unroll has {control.unroll_length} steps: its "
+            "memory would be overwritten before it is learnt from. Give both the same.",
+        )
+        number = actions.n if isinstance(actions, Discrete) else None
+        require(
+            trunk is None or not trunk.previous or trunk.num_actions == number,
+            f"{name} reads the last action with num_actions={getattr(trunk, 'num_actions', None)}, and "
+            f"{control.environment.name} has {actions}; give {number}.",
+        )
+    own = control.method.needs.critic.features is Features.OWN
+    require(
+        own or control.old_period == 1,
+        f"old_period is {control.old_period}, and V reads the features of pi_theta, which pi_t, that acts, no longer "
+        "has; give the critic a network of its own, Features.OWN.",
+    )
+
+    def policy(key):
+        seen = one_step(begin(agent, control.environment, key, 1).seen)
+        params = agent.init(key, seen)["policy"]
+        chosen = agent.act(params, seen, agent.initial_memories(1).policy)[0]
+        return chosen, chosen.sample(key)
+
+    chosen, action = jax.eval_shape(policy, jax.eval_shape(lambda: jax.random.key(0)))
+    if isinstance(actions, Discrete):
+        fits = isinstance(chosen, Categorical) and chosen.log_probs.shape[-1] == actions.n
+    else:
+        fits = not isinstance(chosen, Categorical) and action.shape == (1, 1, *actions.shape)
+    require(
+        fits,
+        f"{control.environment.name} has {actions}, and the agent's head makes a {type(chosen).__name__} whose action "
+        f"is {action.dtype}{list(action.shape[2:])}"
+        f"{f' of {chosen.log_probs.shape[-1]}' if isinstance(chosen, Categorical) else ''}; give a CategoricalHead(n) "
+        "for discrete, a GaussianHead or TanhGaussianHead of as many entries for continuous actions.",
+    )
+
+
+__all__ = ["Control", "check_control", "check_method"]
