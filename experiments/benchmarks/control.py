@@ -75,13 +75,13 @@ def _core(name: str, memory_length: int, unroll_length: int):
 
 def _memory(environment: rl.Environment, steps: int, core: str, memory_length: int, unroll_length: int) -> Control:
     """V-MPO, 16 environments, 4 x 4 updates; the critic shares the core."""
-    actions = environment.actions.n
-    trunk = Trunk(MLPTorso((32,)), _core(core, memory_length, unroll_length), previous=True, num_actions=actions)
+    # Without the last action, in which a policy without a memory could carry what it saw on to the next step.
+    trunk = Trunk(MLPTorso((32,)), _core(core, memory_length, unroll_length))
     critic = Critic(gae(0.95), 0.99, Features.SHARED)
     method = with_critic(vmpo(0.1, 0.001, 0.5, enforced=SHORTENS), critic, coefficient=0.5)
     passes = Passes(updates_per_epoch=4, num_epochs=4)
     sizes = {"unroll_length": unroll_length, "num_environments": 16, "passes": passes}
-    return _control(environment, Agent(trunk, CategoricalHead(actions)), method, steps, 1e-3, **sizes)
+    return _control(environment, Agent(trunk, CategoricalHead(environment.actions.n)), method, steps, 1e-3, **sizes)
 
 
 def memory_chain(steps: int, core: str) -> Control:

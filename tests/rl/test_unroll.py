@@ -11,7 +11,7 @@ from gempi_jax.rl import Discrete, episodic
 from gempi_jax.rl.agent import Agent, Seen, Trunk, one_step
 from gempi_jax.rl.unroll import begin, unroll
 
-NUMBER, LENGTH = 3, 9
+NUMBER, LENGTH = 8, 9
 
 
 def corridor(max_episode_steps=4):
@@ -53,7 +53,7 @@ def made(request):
     first = begin(agent, environment, jax.random.key(0), NUMBER)
     params = agent.init(jax.random.key(1), one_step(first.seen))
     # Heads of a fresh agent prefer nothing and say 0: they are moved, so that what they read shows.
-    params = jax.tree.map(lambda x: x + 0.3 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
+    params = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
 
     @jax.jit
     def run(actors, key):
