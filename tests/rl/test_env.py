@@ -8,7 +8,10 @@ import pytest
 from gempi_jax.rl import Continuous, Discrete, episodic, require_actions
 
 
-def counter(limit=4, actions=Discrete(2), end=3, begin=0):  # noqa: B008
+TWO = Discrete(2)
+
+
+def counter(limit=4, actions=TWO, end=3, begin=0):
     """Counts the actions that are 1, from 0; terminates at `end`; the reward is the count before."""
     return episodic(
         "Counter",
