@@ -34,13 +34,16 @@ FEW := HYPOTHESIS_PROFILE=few XLA_FLAGS=--xla_backend_optimization_level=0
 TEST_REQUIREMENTS := requirements-dev.txt $(if $(ORACLES),requirements-oracles.txt)
 TEST_STAMP := $(VENV)/.$(if $(ORACLES),oracles,dev)-installed
 
-.PHONY: help train test test-quick test-latest lint format report clean
+.PHONY: help train control test test-quick test-latest lint format report clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 train: $(VENV)/.run-installed ## the main job: SFT, then V-MPO, on arithmetic word problems (CONFIG=, WORKDIR=, ARGS=)
 	$(MEMORY) "$(VENV)/bin/python" -m experiments.train --config=$(CONFIG) --workdir="$(WORKDIR)" $(ARGS)
+
+control: $(VENV)/.rl-installed ## a control task: CartPole by V-MPO, ten seeds in one program (ARGS="--task=memory_chain --seeds=5")
+	"$(VENV)/bin/python" -m experiments.benchmarks.control $(ARGS)
 
 test: $(TEST_STAMP) ## all tests, and the coverage of em, losses, numerics, methods (ORACLES=1 adds PyTorch, JOBS=, ARGS=)
 	$(TEST_ENVIRONMENT) "$(VENV)/bin/python" -m pytest -n $(JOBS) --dist loadfile \

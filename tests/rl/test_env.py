@@ -7,7 +7,6 @@ import pytest
 
 from gempi_jax.rl import Continuous, Discrete, episodic, require_actions
 
-
 TWO = Discrete(2)
 
 
