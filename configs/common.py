@@ -10,8 +10,16 @@ import warnings
 from ml_collections import ConfigDict
 
 from gempi_jax.methods import METHODS
+from gempi_jax.runners.controlbuild import OF_THE_CRITIC
 from gempi_jax.runners.options import default_arguments
-from gempi_jax.runners.settings import DataSettings, ModelSettings, PhaseSettings, RunSettings
+from gempi_jax.runners.settings import (
+    ControlSettings,
+    DataSettings,
+    EnvironmentSettings,
+    ModelSettings,
+    PhaseSettings,
+    RunSettings,
+)
 
 RENAMED = {"num_updates": "updates_per_epoch"}
 """Settings of a phase by the names that they had."""
@@ -57,3 +65,41 @@ def phase(method: str, **changes) -> ConfigDict:
     config.method_args = ConfigDict(default_arguments(METHODS[method]))
     config.update(changes)
     return config
+
+
+def control(name: str, method: str, quick: bool, **changes) -> ConfigDict:
+    """A run in environments with every setting at its default but ``changes``; dictionaries change sections in part.
+
+    Args:
+      name: of the environment.
+      method: any of the table that serves control.
+      quick: whether the run is to take seconds.
+      changes: what differs, by setting.
+    """
+    config = ConfigDict(dataclasses.asdict(ControlSettings(EnvironmentSettings(name))))
+    config.method = method
+    arguments = default_arguments(METHODS[method])
+    arguments = {key: value for key, value in arguments.items() if key not in OF_THE_CRITIC}
+    config.method_args = ConfigDict(arguments | CONTROL_ARGUMENTS.get(method, {}))
+    config.entropy_coefficient = CONTROL_ENTROPY.get(method, 0.0)
+    config.update(changes)
+    config.environment.options = ConfigDict(changes.get("environment", {}).get("options", {}))
+    if quick:
+        steps = config.num_environments * config.unroll_length
+        config.update({"env_steps": 4 * steps, "log_every": 2, "num_seeds": 1})
+        config.checkpoint.every, config.eval.episodes = 2, 2
+    return config
+
+
+CONTROL_ARGUMENTS = {
+    # The paper's budgets for control and its better half.  A step is shortened to its budget and never lengthened:
+    # once a task is solved advantages are noise, and a step that is lengthened walks away with it.
+    "vmpo": {"epsilon_eta": 0.1, "epsilon_alpha": 0.005, "top_k_fraction": 0.5, "enforced": "line_search_1"},
+    # Without a KL in the rewards: there is no policy that training started from.
+    "ppo": {"beta": 0.0},
+    "reinforce": {},
+}
+"""What steps in an environment want other than sentences do, by method."""
+
+CONTROL_ENTROPY = {"ppo": 0.01}
+"""Bonus on the policy's entropy, by method."""
