@@ -180,7 +180,7 @@ class ControlRun:
             "env_steps": float(env_steps),
             "learning_rate": float(self._rate((done + length) * updates - 1)),
             "skipped_updates": float(np.sum(jax.device_get(state.skipped))),
-            "step_time": seconds / length,
+            "step_time": seconds,
             "perf/steps_per_second": env_steps * self.settings.num_seeds / seconds,
         }
         return state, row
