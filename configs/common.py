@@ -6,6 +6,7 @@ means; a config states what differs, with its reason.
 
 import dataclasses
 import warnings
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -67,20 +68,23 @@ def phase(method: str, **changes) -> ConfigDict:
     return config
 
 
-def control(name: str, method: str, quick: bool, **changes) -> ConfigDict:
+def control(
+    name: str, method: str, quick: bool, *, arguments: dict[str, dict[str, Any]] | None = None, **changes
+) -> ConfigDict:
     """A run in environments with every setting at its default but ``changes``; dictionaries change sections in part.
 
     Args:
       name: of the environment.
       method: any of the table that serves control.
       quick: whether the run is to take seconds.
+      arguments: of methods, by the method's name.
       changes: what differs, by setting.
     """
     config = ConfigDict(dataclasses.asdict(ControlSettings(EnvironmentSettings(name))))
     config.method = method
-    arguments = default_arguments(METHODS[method])
-    arguments = {key: value for key, value in arguments.items() if key not in OF_THE_CRITIC}
-    config.method_args = ConfigDict(arguments | CONTROL_ARGUMENTS.get(method, {}))
+    defaults = {k: v for k, v in default_arguments(METHODS[method]).items() if k not in OF_THE_CRITIC}
+    own = CONTROL_ARGUMENTS.get(method, {}) | (arguments or {}).get(method, {})
+    config.method_args = ConfigDict(defaults | own)
     config.entropy_coefficient = CONTROL_ENTROPY.get(method, 0.0)
     config.update(changes)
     config.environment.options = ConfigDict(changes.get("environment", {}).get("options", {}))
@@ -97,7 +101,6 @@ CONTROL_ARGUMENTS = {
     "vmpo": {"epsilon_eta": 0.1, "epsilon_alpha": 0.005, "top_k_fraction": 0.5, "enforced": "line_search_1"},
     # Without a KL in the rewards: there is no policy that training started from.
     "ppo": {"beta": 0.0},
-    "reinforce": {},
 }
 """What steps in an environment want other than sentences do, by method."""
 

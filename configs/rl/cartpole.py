@@ -19,15 +19,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sizes = {"num_environments": 64, "unroll_length": 32, "updates_per_epoch": 8, "num_epochs": 2}
     if method == "ppo":
         sizes = {"num_environments": 16, "unroll_length": 64, "updates_per_epoch": 4, "num_epochs": 4}
-    config = common.control(
+    return common.control(
         "CartPole-v1",
         method,
         quick,
+        arguments={"vmpo": {"epsilon_eta": 0.02}},
         network={"torso_widths": (64, 64), "activation": "tanh", "width": 0},
         critic={"features": "own"},
         env_steps=250_000,
         **sizes,
-    )
-    if method == "vmpo":
-        config.method_args.epsilon_eta = 0.02
-    return config.lock()
+    ).lock()

@@ -17,15 +17,13 @@ from configs import common
 def get_config(arg: str | None = None) -> ConfigDict:
     """``arg``: the method (default vmpo), and ``quick``."""
     method, quick = common.parse_arg(arg, method="vmpo")
-    config = common.control(
+    return common.control(
         "MemoryChain-bsuite",
         method,
         quick,
+        arguments={"vmpo": {"epsilon_alpha": 0.001}},
         environment={"options": {"memory_length": 20}},
         core="gtrxl",
         network={"torso_widths": (32,), "width": 32, "memory_length": 32},
         env_steps=250_000,
-    )
-    if method == "vmpo":
-        config.method_args.epsilon_alpha = 0.001
-    return config.lock()
+    ).lock()

@@ -80,7 +80,7 @@ def _subtitle(run: Run) -> str:
     if isinstance(environment, dict) and environment.get("name"):
         parts += [str(environment["name"]), f"core {run.config.get('core')}"]
     if isinstance(run.config.get("num_seeds"), int) and run.config["num_seeds"] > 1:
-        parts.append(f"{run.config['num_seeds']} seeds from {run.config.get('seed')}")
+        parts.append(f"{run.config['num_seeds']} seeds from {run.config.get('seed', 0)}")
     elif "seed" in run.config:
         parts.append(f"seed {run.config['seed']}")
     return " · ".join(part for part in parts if part)

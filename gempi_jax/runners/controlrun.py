@@ -128,7 +128,7 @@ class ControlRun:
     """
 
     def __init__(self, settings: ControlSettings, control: Control, mesh: Mesh):
-        self.settings, self._control, self._mesh = settings, control, mesh
+        self.settings, self.control, self._mesh = settings, control, mesh
         self._by_seed = settings.num_seeds % mesh.shape["data"] == 0
         self._iterate = {number: Compiled(functools.partial(self._scan, number)) for number in self._lengths()}
         self._play = Compiled(self._over_seeds(self._play_seed))
@@ -141,13 +141,14 @@ class ControlRun:
 
     def initial_state(self) -> TrainState:
         """Of all seeds, in its shards."""
-        make = jax.vmap(functools.partial(initial_state, self._control))
+        make = functools.partial(jax.lax.map, functools.partial(initial_state, self.control))
         shape = jax.eval_shape(make, self.seeds())
         return jax.jit(make, out_shardings=self._shardings(shape))(self.seeds())
 
     def template(self) -> TrainState:
         """Shapes and shards of the state, to restore into."""
-        shape = jax.eval_shape(jax.vmap(functools.partial(initial_state, self._control)), self.seeds())
+        make = functools.partial(jax.lax.map, functools.partial(initial_state, self.control))
+        shape = jax.eval_shape(make, self.seeds())
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, self._shardings(shape)
         )
@@ -200,17 +201,19 @@ class ControlRun:
 
     def _scan(self, length: int, state: TrainState) -> tuple[TrainState, Metrics]:
         def one(state):
-            state, metrics = jax.lax.scan(lambda s, _: iterate(self._control, s), state, length=length)
+            state, metrics = jax.lax.scan(lambda s, _: iterate(self.control, s), state, length=length)
             return state, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
 
         return self._over_seeds(one)(state)
 
     def _play_seed(self, state: TrainState):
         key = named_key(state.key, "play")  # the same beginnings each time
-        return play(self._control.agent, self._control.environment, state.params, key, self.settings.eval.episodes)
+        return play(self.control.agent, self.control.environment, state.params, key, self.settings.eval.episodes)
 
     def _over_seeds(self, function: Callable) -> Callable:
-        mapped = jax.vmap(function)
+        # Small networks are faster one after the other on a CPU, and each seed is then what it is alone, bit by bit.
+        in_turn = self._mesh.devices.flat[0].platform == "cpu"
+        mapped = functools.partial(jax.lax.map, function) if in_turn else jax.vmap(function)
         if not self._by_seed or self._mesh.shape["data"] == 1:
             return mapped
         # Each device has seeds of its own, and none waits for another.
