@@ -72,7 +72,7 @@ def unroll(
       EnvironmentFailed: an instance died, or gave what is no number; the unroll is lost.
     """
     seen, memories = actors.seen, actors.memories
-    nothing = np.zeros((environment.num_envs,), np.float32)
+    nothing = jnp.zeros((environment.num_envs,), jnp.float32)
     did, values_after, came = [], [], []
     for index in range(length):
         acted, memories = pieces.act(params, seen, memories, key, index)
@@ -97,7 +97,7 @@ def _finish(
     start: Actors,
     end: Memories,
     acted: list[Acted],
-    values_after: list[Array | np.ndarray],
+    values_after: list[Array],
     rewards: Array | np.ndarray,
     terminated: Array | np.ndarray,
     truncated: Array | np.ndarray,
