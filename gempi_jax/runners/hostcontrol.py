@@ -8,6 +8,7 @@ import concurrent.futures
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from gempi_jax.contracts import Metrics
@@ -23,18 +24,20 @@ from gempi_jax.types import Array, Params
 
 
 class _Collected(NamedTuple):
-    """An unroll, its metrics, and the policy that acted."""
+    """An unroll, its metrics, the policy that acted, and what the environment carries after it."""
 
     steps: Unroll
     episodes: Metrics
     acted: Params
+    carried: PyTree
 
 
 class HostIteration:
     """Iterations of one run (seeds are runs of their own) as :func:`gempi_jax.runners.control.iterate` is for JAX.
 
-    What environments hold cannot be saved: ``TrainState.world`` is ``()``, and the first iteration of an object begins
-    new episodes, whatever the state says.  Use it as a context, or close it: it has a thread and the environment.
+    What environments hold cannot be saved: the first iteration of an object begins new episodes, whatever the state
+    says.  ``TrainState.world`` is ``HostEnvironment.carried``, what outlives episodes; mostly ``()``.  Use it as a
+    context, or close it: it has a thread and the environment.
 
     Args:
       control: what the run is made of; its environment is a :class:`~gempi_jax.rl.HostEnvironment`.
@@ -66,11 +69,11 @@ class HostIteration:
         control = self._control
 
         @jax.jit
-        def make(key: Array) -> TrainState:
+        def make(key: Array, carried: PyTree) -> TrainState:
             shape = (control.num_environments, *control.environment.observation_shape)
-            return fresh_state(control, key, first_seen(control.environment.actions, jax.numpy.zeros(shape)), ())
+            return fresh_state(control, key, first_seen(control.environment.actions, jnp.zeros(shape)), carried)
 
-        return make(key)
+        return make(key, control.environment.carried)
 
     def __call__(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """An unroll, and what is learnt from it.
@@ -86,10 +89,12 @@ class HostIteration:
             environment and this anew, and go on from the last state.
         """
         pending, self._next = self._next, None
+        if pending is None and self._actors is None:
+            self._control.environment.carried = state.world
         collected = (pending or self._collect(state, state.step)).result()
         if self._overlapped:
             self._next = self._collect(state, state.step + 1)
-        state, metrics = self._learn(state, collected.steps, collected.acted)
+        state, metrics = self._learn(state._replace(world=collected.carried), collected.steps, collected.acted)
         return state, metrics | collected.episodes
 
     def close(self) -> None:
@@ -114,7 +119,7 @@ class HostIteration:
         self._actors, steps, episodes = host_unroll.unroll(
             self._pieces, environment, params, actors, key, self._control.unroll_length
         )
-        return _Collected(steps, episodes, params["policy"])
+        return _Collected(steps, episodes, params["policy"], environment.carried)
 
 
 __all__ = ["HostIteration"]

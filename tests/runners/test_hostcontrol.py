@@ -15,7 +15,7 @@ from gempi_jax.em import LineSearch
 from gempi_jax.methods import Critic, Features, with_critic
 from gempi_jax.models import CategoricalHead, MLPCore, MLPTorso
 from gempi_jax.numerics.advantages import gae
-from gempi_jax.rl import EnvironmentFailed, HostEnvironment, make
+from gempi_jax.rl import EnvironmentFailed, HostEnvironment, make, normalized
 from gempi_jax.rl.agent import Agent, Trunk
 from gempi_jax.runners import hostcontrol
 from gempi_jax.runners.control import initial_state, iterate
@@ -165,3 +165,18 @@ def test_what_does_not_fit_is_refused():
             HostIteration(control(three))
         with pytest.raises(ValueError, match=r"steps on the host, .*use runners.hostcontrol.HostIteration"):
             initial_state(control(three, number=3), jax.random.key(0))
+
+
+def test_what_the_environment_carries_is_in_the_state():
+    def made():
+        return HostIteration(control(normalized(host_corridor(NUMBER))), overlapped=False)
+
+    with made() as iteration:
+        state = iteration.initial_state(jax.random.key(0))
+        assert float(state.world[0]) == 0
+        state, _ = iteration(state)
+    # What was seen: at the beginning, and then once a step.
+    assert float(state.world[0]) == NUMBER * (1 + LENGTH)
+    with made() as resumed:
+        after, _ = resumed(state)
+    assert float(after.world[0]) == 2 * NUMBER * (1 + LENGTH)
