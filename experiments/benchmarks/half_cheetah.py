@@ -51,7 +51,7 @@ def make_method(kept: bool) -> Method:
     epsilon_eta, top_half = 0.1, 0.5
     if kept:
         region = GaussianDivergence(gaussian_kl)
-        method = vmpo(epsilon_eta, (0.05, 5e-4), top_half, trust_region=region, enforced=Lagrangian(1.0))
+        method = vmpo(epsilon_eta, (0.02, 5e-4), top_half, trust_region=region, enforced=Lagrangian(1.0))
     else:
         anchor = Anchor("old", budget=epsilon_eta)
         method = from_spec(GempiSpec((anchor,), temperature=Solved(), filter=TopK(top_half)))
@@ -67,7 +67,7 @@ def make_control(steps: int, seed: int, kept: bool) -> Control:
     environment = rl.normalized(rl.make("envpool/HalfCheetah-v4", num_envs=INSTANCES, seed=seed, num_threads=1))
     agent = Agent(trunk(), GaussianHead(6, initial_scale=0.6), Tens(), value_trunk=trunk())
     updates = steps // (UNROLL_LENGTH * INSTANCES) * PASSES.updates_per_epoch * PASSES.num_epochs
-    adam = optax.adam(optax.linear_schedule(3e-4, 0.0, updates))
+    adam = optax.adam(optax.linear_schedule(1e-3, 0.0, updates))
     optimizers = Optimizers(adam, {"multiplier": optax.adam(1e-2)})
     return Control(agent, environment, make_method(kept), optimizers, UNROLL_LENGTH, INSTANCES, PASSES)
 
