@@ -142,6 +142,8 @@ def test_ends_by_hand(action, limit, rewards, terminated, truncated, next_values
         np.testing.assert_array_equal(steps.terminated[instance], np.bool_(terminated))
         np.testing.assert_array_equal(steps.truncated[instance], np.bool_(truncated))
         np.testing.assert_allclose(steps.next_values[instance], next_values)
+        resets = [True, *np.bool_(terminated[:-1]) | np.bool_(truncated[:-1])]
+        np.testing.assert_array_equal(steps.seen.resets[instance], resets)
     episodes = sum(terminated) + sum(truncated)
     np.testing.assert_allclose(metrics["episode/return"], (2 * returns, 2 * episodes))
     np.testing.assert_allclose(metrics["episode/length"], (2 * lengths, 2 * episodes))
