@@ -3,13 +3,15 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gempi_jax.methods.base import Features, Method
 from gempi_jax.models import Categorical
 from gempi_jax.numerics.checks import require
+from gempi_jax.rl.acting import first_seen
 from gempi_jax.rl.agent import Agent, one_step
 from gempi_jax.rl.env import Discrete, Environment
-from gempi_jax.rl.unroll import begin
+from gempi_jax.rl.host_env import HostEnvironment
 from gempi_jax.training.learn import ONE_UPDATE, Passes
 from gempi_jax.training.step import Optimizers
 
@@ -19,7 +21,7 @@ class Control(NamedTuple):
 
     Attributes:
       agent: the networks.
-      environment: where it acts.
+      environment: where it acts; on the host, ``runners.hostcontrol`` iterates.
       method: any that :func:`check_method` lets pass.
       optimizers: of parameters and duals.
       unroll_length: T.
@@ -29,7 +31,7 @@ class Control(NamedTuple):
     """
 
     agent: Agent
-    environment: Environment
+    environment: Environment | HostEnvironment
     method: Method
     optimizers: Optimizers
     unroll_length: int
@@ -66,6 +68,12 @@ def check_control(control: Control) -> None:
     """Raises ValueError where the parts of a run do not fit each other; nothing is computed."""
     agent, actions = control.agent, control.environment.actions
     check_method(control.method, agent)
+    number = getattr(control.environment, "num_envs", control.num_environments)
+    require(
+        number == control.num_environments,
+        f"{control.environment.name} has {number} instances, and num_environments is {control.num_environments}; give "
+        "both the same.",
+    )
     for name, trunk in (("trunk", agent.trunk), ("value_trunk", agent.value_trunk)):
         written = getattr(getattr(trunk, "core", None), "unroll_length", control.unroll_length)
         require(
@@ -87,7 +95,7 @@ def check_control(control: Control) -> None:
     )
 
     def policy(key):
-        seen = one_step(begin(agent, control.environment, key, 1).seen)
+        seen = one_step(first_seen(actions, jnp.zeros((1, *control.environment.observation_shape))))
         params = agent.init(key, seen)["policy"]
         chosen = agent.act(params, seen, agent.initial_memories(1).policy)[0]
         return chosen, chosen.sample(key)
