@@ -50,6 +50,7 @@ class Unroll(NamedTuple):
       policy: b at each step.
       values: V(s_t) when it was acted.
       next_values: V(s_{t+1}) of the same episode.
+      next_observations: s_{t+1} of the same episode, where they are kept.
     """
 
     seen: Seen
@@ -62,12 +63,20 @@ class Unroll(NamedTuple):
     policy: Distribution
     values: Float[Array, "B T"]
     next_values: Float[Array, "B T"]
+    next_observations: Float[Array, "B T ..."] | None = None
 
     def steps(self, gamma: float) -> tuple[Array, Array, Array, Array, Array]:
         """Rewards, discounts, continues, values, next values: what an advantage estimator reads."""
-        ended = self.terminated | self.truncated
-        discounts = jnp.where(self.terminated, 0.0, jnp.float32(gamma))
-        return self.rewards, discounts, (~ended).at[:, -1].set(False), self.values, self.next_values
+        discounts, continues = bootstraps(self.terminated, self.truncated, gamma)
+        return self.rewards, discounts, continues, self.values, self.next_values
+
+
+def bootstraps(
+    terminated: Bool[Array, "B T"], truncated: Bool[Array, "B T"], gamma: float
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+    """Discounts, 0 where nothing follows, and whether the next entry is of the same episode."""
+    discounts = jnp.where(terminated, 0.0, jnp.float32(gamma))
+    return discounts, (~(terminated | truncated)).at[:, -1].set(False)
 
 
 def begin(agent: Agent, environment: Environment, key: Array, number: int) -> Actors:
@@ -81,7 +90,14 @@ def begin(agent: Agent, environment: Environment, key: Array, number: int) -> Ac
 
 
 def unroll(
-    agent: Agent, environment: Environment, params: Params, actors: Actors, key: Array, length: int
+    agent: Agent,
+    environment: Environment,
+    params: Params,
+    actors: Actors,
+    key: Array,
+    length: int,
+    *,
+    keep_next: bool = False,
 ) -> tuple[Actors, Unroll, Metrics]:
     """Acts for ``length`` steps.
 
@@ -92,6 +108,7 @@ def unroll(
       actors: where they stand.
       key: of actions and environments.
       length: T.
+      keep_next: whether ``Unroll.next_observations`` are kept.
 
     Returns:
       Where they stand then, what happened, and ``episode/*`` of the episodes that ended.
@@ -125,15 +142,17 @@ def unroll(
             jnp.where(ended, 0, lengths),
         )
         of_now = jax.tree.map(lambda x: x[:, 0], (seen, action, log_prob, read.policy, read.values))
-        return actors, (*of_now, then.reward, then.terminated, then.truncated, value_after, finished)
+        following = then.final_observation if keep_next else None
+        return actors, (*of_now, then.reward, then.terminated, then.truncated, value_after, following, finished)
 
     after, seen_then = jax.lax.scan(step, actors, jnp.arange(length))
     *rows, finished = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), seen_then)
-    seen, actions, log_probs, policy, values, rewards, terminated, truncated, values_after = rows
-    following = jnp.concatenate([values[:, 1:], values_after[:, -1:]], axis=1)
-    next_values = jnp.where(truncated, values_after, following)
+    seen, actions, log_probs, policy, values, rewards, terminated, truncated, values_after, following = rows
+    next_values = jnp.concatenate([values[:, 1:], values_after[:, -1:]], axis=1)
+    next_values = jnp.where(truncated, values_after, next_values)
     memories = _at_start(after.memories, actors.memories)
-    steps = Unroll(seen, memories, actions, rewards, terminated, truncated, log_probs, policy, values, next_values)
+    earned = actions, rewards, terminated, truncated, log_probs
+    steps = Unroll(seen, memories, *earned, policy, values, next_values, following)
     returns, lengths, ended = finished
     episodes = jnp.sum(ended).astype(jnp.float32)
     metrics = {
@@ -156,4 +175,4 @@ def _at_start(after: Memories, start: Memories) -> Memories:
     return Memories(*(new.rewound(old) if isinstance(new, Memory) else old for new, old in pairs))
 
 
-__all__ = ["Actors", "Unroll", "begin", "unroll"]
+__all__ = ["Actors", "Unroll", "begin", "bootstraps", "unroll"]

@@ -31,6 +31,11 @@ def initial_state(control: Control, key: Array) -> TrainState:
       ValueError: parts that do not fit each other, see :func:`check_control`.
     """
     check_control(control)
+    return first_state(control, key)
+
+
+def first_state(control: Control, key: Array) -> TrainState:
+    """:func:`initial_state` of parts that have been checked."""
     actors = begin(control.agent, control.environment, named_key(key, "actors"), control.num_environments)
     params = control.agent.init(named_key(key, "params"), one_step(actors.seen))
     duals, zero = control.method.init(), jnp.zeros((), jnp.int32)
@@ -49,6 +54,11 @@ def initial_state(control: Control, key: Array) -> TrainState:
     )
 
 
+def acting(state: TrainState) -> Params:
+    """Those of the agent that acts: pi_t, and V."""
+    return {**state.params, "policy": state.snapshots.get("old", state.params["policy"])}
+
+
 def iterate(control: Control, state: TrainState) -> tuple[TrainState, Metrics]:
     """pi_t acts for T steps in B environments, then :func:`gempi_jax.training.learn.learn` on what it met.
 
@@ -60,10 +70,9 @@ def iterate(control: Control, state: TrainState) -> tuple[TrainState, Metrics]:
       The state after it, and metrics.
     """
     agent, method = control.agent, control.method
-    acting = {**state.params, "policy": state.snapshots.get("old", state.params["policy"])}
     key = named_key(state.key, "iteration", state.step)
     actors, steps, episodes = unroll(
-        agent, control.environment, acting, state.world, named_key(key, "unroll"), control.unroll_length
+        agent, control.environment, acting(state), state.world, named_key(key, "unroll"), control.unroll_length
     )
     samples = make_samples(agent, method.needs, state, steps)
     world = ControlWorld(agent, method.needs)
@@ -71,10 +80,15 @@ def iterate(control: Control, state: TrainState) -> tuple[TrainState, Metrics]:
     state, metrics = learn(
         method, world.world(), control.optimizers, state, steps, samples, named_key(key, "learn"), control.passes
     )
+    return finish(control, state, steps, metrics | episodes)
+
+
+def finish(control: Control, state: TrainState, steps: Unroll, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """The end of an iteration: it is counted, pi_t is refreshed, and how random it was is said."""
     entropy = steps.policy.entropy()
     said = {"entropy": Metric(jnp.sum(entropy), jnp.float32(entropy.size))}
     skipped = metrics["mstep/skipped_fraction"].mean() >= 1.0
-    return finish_iteration(state, skipped, old_period=control.old_period), metrics | episodes | said
+    return finish_iteration(state, skipped, old_period=control.old_period), metrics | said
 
 
 def make_samples(agent: Agent, needs: Needs, state: TrainState, steps: Unroll) -> Samples:
@@ -85,7 +99,8 @@ def make_samples(agent: Agent, needs: Needs, state: TrainState, steps: Unroll) -
             return steps.log_probs
         return agent.act(state.snapshots[name], steps.seen, steps.memories.policy)[0].log_prob(steps.actions)
 
-    advantages, targets = needs.critic.estimator(*steps.steps(needs.critic.gamma))
+    ratios = jnp.exp(steps.policy.log_prob(steps.actions) - steps.log_probs)
+    advantages, targets = needs.critic.estimator(*steps.steps(needs.critic.gamma), ratios)
     anchors = [log_probs(name) for name in needs.anchors]
     return Samples(
         advantages=advantages,
@@ -173,4 +188,14 @@ def measure(
     )
 
 
-__all__ = ["Control", "ControlWorld", "initial_state", "iterate", "make_samples", "measure"]
+__all__ = [
+    "Control",
+    "ControlWorld",
+    "acting",
+    "finish",
+    "first_state",
+    "initial_state",
+    "iterate",
+    "make_samples",
+    "measure",
+]

@@ -64,8 +64,19 @@ def check_method(method: Method, agent: Agent) -> None:
 
 def check_control(control: Control) -> None:
     """Raises ValueError where the parts of a run do not fit each other; nothing is computed."""
+    check_method(control.method, control.agent)
+    own = control.method.needs.critic.features is Features.OWN
+    require(
+        own or control.old_period == 1,
+        f"old_period is {control.old_period}, and V reads the features of pi_theta, which pi_t, that acts, no longer "
+        "has; give the critic a network of its own, Features.OWN.",
+    )
+    check_agent(control)
+
+
+def check_agent(control: Control) -> None:
+    """Raises ValueError where the agent does not fit the environment or the unroll; nothing is computed."""
     agent, actions = control.agent, control.environment.actions
-    check_method(control.method, agent)
     for name, trunk in (("trunk", agent.trunk), ("value_trunk", agent.value_trunk)):
         written = getattr(getattr(trunk, "core", None), "unroll_length", control.unroll_length)
         require(
@@ -79,12 +90,6 @@ def check_control(control: Control) -> None:
             f"{name} reads the last action with num_actions={getattr(trunk, 'num_actions', None)}, and "
             f"{control.environment.name} has {actions}; give {number}.",
         )
-    own = control.method.needs.critic.features is Features.OWN
-    require(
-        own or control.old_period == 1,
-        f"old_period is {control.old_period}, and V reads the features of pi_theta, which pi_t, that acts, no longer "
-        "has; give the critic a network of its own, Features.OWN.",
-    )
 
     def policy(key):
         seen = one_step(begin(agent, control.environment, key, 1).seen)
@@ -106,4 +111,4 @@ def check_control(control: Control) -> None:
     )
 
 
-__all__ = ["Control", "check_control", "check_method"]
+__all__ = ["Control", "check_agent", "check_control", "check_method"]
