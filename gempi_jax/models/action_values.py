@@ -51,8 +51,8 @@ class ContinuousValues(nn.Module):
         shape, size = actions.shape[:2], actions.shape[-1]
         low, high = (np.broadcast_to(np.asarray(x, np.float32), (1, 1, size)) for x in (self.low, self.high))
         finite = np.isfinite(low) & np.isfinite(high)
-        middle, half = np.where(finite, 0.5 * (low + high), 0.0), np.where(finite, 0.5 * (high - low), 1.0)
-        scaled = (jnp.clip(actions, low, high) - middle) / half
+        lower, upper = np.where(finite, low, -1.0), np.where(finite, high, 1.0)
+        scaled = (2.0 * jnp.clip(actions, low, high) - lower - upper) / (upper - lower)
         flat = observations.reshape(shape[0], 1, -1).astype(jnp.float32)
         both = jnp.concatenate([jnp.broadcast_to(flat, (*shape, flat.shape[-1])), scaled], axis=-1)
         features = self.torso(both).astype(jnp.float32)

@@ -83,8 +83,8 @@ def initial(critic: QCritic, actions: Discrete | Continuous, seen: Seen, key: Ar
 def draw(critic: QCritic, actions: Discrete | Continuous, policy: Distribution, key: Array) -> Array:
     """[N, K(, A)]: K actions of the policy [N, 1] in each state, or every one that there is, in their order."""
     if critic.num_samples is None:
-        number = policy.log_prob(jnp.zeros((1, 1), jnp.int32)).shape[0]
-        return jnp.broadcast_to(jnp.arange(actions.n, dtype=jnp.int32), (number, actions.n))
+        every = jnp.arange(actions.n, dtype=jnp.int32)[None]
+        return jnp.broadcast_to(every, (len(policy.log_probs), actions.n))
     keys = jax.vmap(lambda index: named_key(key, "action", index))(jnp.arange(critic.num_samples))
     return jnp.swapaxes(jax.vmap(policy.sample)(keys)[:, :, 0], 0, 1)
 

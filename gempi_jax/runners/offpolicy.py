@@ -129,7 +129,7 @@ def learn_by_action_values(
     policy = agent.act(pi_t, seen, agent.initial_memories(len(seen.resets)).policy)[0]
     actions = actionvalues.draw(critic, environment.actions, policy, named_key(key, "actions"))
     batch = StateActions(seen, actions, policy)
-    samples = make_state_samples(replayed, state, batch, fitted.params)
+    samples = make_state_samples(replayed, state.snapshots, batch, fitted.params)
     fitted = actionvalues.refresh(critic, fitted, state.step + 1)
     state = state._replace(world=state.world._replace(critic=fitted))
     world = StateWorld(agent, method.needs).world()
@@ -139,14 +139,14 @@ def learn_by_action_values(
     return state, metrics | of_critic
 
 
-def make_state_samples(replayed: Replayed, state: TrainState, batch: StateActions, q: Params) -> Samples:
+def make_state_samples(replayed: Replayed, snapshots: dict[str, Params], batch: StateActions, q: Params) -> Samples:
     """What the E-step sees [S, K]: Q as advantages, and log-probs of the policies that it is to stay near.
 
     Where all actions are there, each is there once: b is uniform, and pi_t the weight of (23) beside e^(Q / eta).
 
     Args:
       replayed: what the run is made of.
-      state: its snapshots.
+      snapshots: the frozen policies.
       batch: states and actions.
       q: parameters of Q.
     """
@@ -159,11 +159,13 @@ def make_state_samples(replayed: Replayed, state: TrainState, batch: StateAction
         if name == "old":
             return old
         nothing = agent.initial_memories(len(batch.actions)).policy
-        return agent.act(state.snapshots[name], batch.seen, nothing)[0].log_prob(batch.actions)
+        return agent.act(snapshots[name], batch.seen, nothing)[0].log_prob(batch.actions)
 
     costs = None
     if needs.bounds:
-        outside = batch.actions - jnp.clip(batch.actions, *control.environment.actions.bounds())
+        outside = batch.actions - jnp.clip(
+            batch.actions, *(x[None, None] for x in control.environment.actions.bounds())
+        )
         costs = -jnp.linalg.norm(outside.reshape(*outside.shape[:2], -1), axis=-1)
     uniform = jnp.full_like(old, -jnp.log(jnp.float32(old.shape[-1])))
     anchors = [log_probs(name) for name in needs.anchors]
