@@ -54,6 +54,7 @@ class Samples(NamedTuple):
       values: V of each example as it was when the advantages were made; ``None`` without a critic.
       value_targets: what a critic is to learn.
       reference_rewards: rewards of R completions of each prompt that pi_ref wrote, for ``Needs.reference_samples``.
+      bounds_costs: 0 for an action within its bounds, less the distance to them outside, for ``Needs.bounds``.
     """
 
     advantages: Float[Array, "*E"]
@@ -65,6 +66,7 @@ class Samples(NamedTuple):
     values: Float[Array, "*E"] | None = None
     value_targets: Float[Array, "*E"] | None = None
     reference_rewards: Float[Array, "G R"] | None = None
+    bounds_costs: Float[Array, "*E"] | None = None
 
 
 class Target(NamedTuple):

@@ -7,6 +7,7 @@ task is a function below: an environment, an agent, a method with its critic, an
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 
@@ -108,16 +109,24 @@ WITH_MEMORY: dict[str, Callable[[int, str], Control]] = {
 CORES = ("gtrxl", "trxl_i", "trxl", "lstm", "gru", "mlp")
 
 
-def learn(control: Control, seeds: int, steps: int) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Mean return [seeds, iterations] of the episodes that ended in each (NaN without), their numbers, and seconds."""
-    iterations = steps // (control.unroll_length * control.num_environments)
+def learn(
+    initial: Callable, iteration: Callable, iterations: int, seeds: int
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Mean return [seeds, iterations] of the episodes that ended in each (NaN without), their numbers, and seconds.
+
+    Args:
+      initial: key -> the first state.
+      iteration: state -> the next one, and metrics.
+      iterations: how many.
+      seeds: from 0 on.
+    """
 
     def run(key):
-        def iteration(state, _):
-            state, metrics = iterate(control, state)
+        def one(state, _):
+            state, metrics = iteration(state)
             return state, metrics["episode/return"]
 
-        return jax.lax.scan(iteration, initial_state(control, key), length=iterations)[1]
+        return jax.lax.scan(one, initial(key), length=iterations)[1]
 
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     begin = time.perf_counter()
@@ -129,18 +138,24 @@ def learn(control: Control, seeds: int, steps: int) -> tuple[np.ndarray, np.ndar
     return sums, numbers, middle - begin, seconds
 
 
-def main(task: str, core: str, seeds: int, steps: int) -> None:
-    """Prints the curve of the mean, every seed's end, and steps a second."""
-    control = WITH_MEMORY[task](steps, core) if task in WITH_MEMORY else WITHOUT_MEMORY[task](steps)
-    sums, numbers, compiling, seconds = learn(control, seeds, steps)
+def report(name: str, steps: int, sums: np.ndarray, numbers: np.ndarray, compiling: float, seconds: float) -> None:
+    """Prints the curve of the mean, every seed's end, and steps a second, of what :func:`learn` returns."""
+    seeds = len(sums)
     tenths = np.array_split(np.arange(sums.shape[1]), 10)
     curve = np.stack([sums[:, part].sum(1) / np.maximum(numbers[:, part].sum(1), 1) for part in tenths], axis=1)
-    name = f"{task}, {core}" if task in WITH_MEMORY else task
     print(f"{name}: {seeds} seeds x {steps} steps; {compiling:.1f} s to compile, {seconds:.1f} s to learn all")
     print(f"  {seeds * steps / seconds:,.0f} steps/s together")
     print("  mean return by tenth of the steps:", " ".join(f"{value:.2f}" for value in curve.mean(0)))
     ends = np.sort(curve[:, -1])
     print("  last tenth by seed, sorted:", " ".join(f"{value:.2f}" for value in ends))
+
+
+def main(task: str, core: str, seeds: int, steps: int) -> None:
+    """Learns a task and reports it."""
+    control = WITH_MEMORY[task](steps, core) if task in WITH_MEMORY else WITHOUT_MEMORY[task](steps)
+    iterations = steps // (control.unroll_length * control.num_environments)
+    learnt = learn(functools.partial(initial_state, control), functools.partial(iterate, control), iterations, seeds)
+    report(f"{task}, {core}" if task in WITH_MEMORY else task, steps, *learnt)
 
 
 if __name__ == "__main__":

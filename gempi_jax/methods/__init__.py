@@ -3,6 +3,7 @@
 from gempi_jax.methods.awr import awr
 from gempi_jax.methods.base import Critic, Features, Method, Needs, TrustRegion
 from gempi_jax.methods.beta_dpo import Reading, beta_dpo
+from gempi_jax.methods.bounds import with_bounds
 from gempi_jax.methods.critic import with_critic, with_entropy, with_kl_price
 from gempi_jax.methods.dar import at_dar, dar, dar_tr, top_k_dar
 from gempi_jax.methods.gempi import Fit, from_spec
@@ -68,6 +69,7 @@ __all__ = [
     "var",
     "vmpo",
     "wd1",
+    "with_bounds",
     "with_critic",
     "with_entropy",
     "with_kl_price",

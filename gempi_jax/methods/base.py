@@ -72,6 +72,7 @@ class Needs(NamedTuple):
       preferences: whether it learns from how samples of a prompt compare alone, so that a chosen and a rejected answer
         of each will do.
       reference_samples: completions of each prompt by pi_ref whose rewards ``Samples.reference_rewards`` must hold.
+      bounds: whether ``Samples.bounds_costs`` must hold what is outside the bounds of actions.
     """
 
     anchors: tuple[str, ...] = ()
@@ -90,6 +91,7 @@ class Needs(NamedTuple):
     keeps_old: bool = False
     preferences: bool = False
     reference_samples: int = 0
+    bounds: bool = False
 
     @property
     def snapshots(self) -> tuple[str, ...]:

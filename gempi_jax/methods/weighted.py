@@ -24,6 +24,7 @@ from gempi_jax.em import (
     Unconstrained,
 )
 from gempi_jax.methods.base import Method
+from gempi_jax.methods.bounds import with_bounds
 from gempi_jax.methods.fits.truncated import TruncatedLikelihood
 from gempi_jax.methods.gempi import from_spec
 from gempi_jax.methods.vmpo import FORWARD_KL, LINE_SEARCH, SOLVED, vmpo
@@ -31,33 +32,42 @@ from gempi_jax.methods.vmpo import FORWARD_KL, LINE_SEARCH, SOLVED, vmpo
 
 def mpo(
     epsilon: float = 0.1,
-    epsilon_alpha: float = 0.01,
+    epsilon_alpha: float | tuple[float, ...] = 0.01,
     *,
     temperature: Dual | Solved = SOLVED,
+    trust_region: TokenDivergence = FORWARD_KL,
     enforced: Lagrangian | LineSearch = LINE_SEARCH,
+    epsilon_bounds: float | None = None,
     reduction: Reduction = Reduction.SUM,
 ) -> Method:
-    """MPO (Abdolmaleki et al. 2018) on language models: a state is a prompt, its sampled actions the K completions.
+    """MPO (Abdolmaleki et al. 2018, 1806.06920 and 1812.02256): q in proportion to pi_t e^(Q / eta) in each state.
 
-    Weights are normalised within each group, the one temperature meets the budget over the mean of the groups' duals
-    (with group scope, (25) averages them), and the M-step has V-MPO's KL trust region.
+    A group is a state with K actions of pi_t, or all of its actions; of a language model a prompt with its K
+    completions, whose rewards are the Q.  Weights are normalised within each group, the one temperature meets the
+    budget over the mean of the groups' duals (with group scope, (25) averages them), and the M-step has V-MPO's KL
+    trust region.  In control Q is the world's, fitted to a replay: :mod:`gempi_jax.runners.offpolicy`.
 
     Args:
       epsilon: budget of the mean KL(q || pi_t), nats.
-      epsilon_alpha: budget of the trust region, nats per term.
+      epsilon_alpha: budget of the trust region, nats per term; (mean, covariance) for a Gaussian policy.
       temperature: ``Solved()`` or ``Dual()``.
+      trust_region: D_M.
       enforced: how the trust region's budget is met.
+      epsilon_bounds: budget of the price of actions outside their bounds, see :func:`.bounds.with_bounds`; the authors'
+        is 1e-3, ``None`` leaves it out.
       reduction: sum or mean over an example's terms.
     """
-    return vmpo(
+    method = vmpo(
         epsilon,
         epsilon_alpha,
         1.0,
         temperature=temperature,
+        trust_region=trust_region,
         enforced=enforced,
         scope=Scope.GROUP,
         reduction=reduction,
     )
+    return method if epsilon_bounds is None else with_bounds(method, epsilon_bounds)
 
 
 def rest_em(threshold: float = 0.5, *, reduction: Reduction = Reduction.SUM) -> Method:

@@ -1,5 +1,6 @@
 """Networks: one decoder for all language models, cores with memory for control, and the small heads on top."""
 
+from gempi_jax.models.action_values import ContinuousValues, DiscreteValues
 from gempi_jax.models.activations import gelu, gelu_tanh
 from gempi_jax.models.cache import Cache, KeyValue, Prefix, init_cache
 from gempi_jax.models.config import RMS, Band, DecoderConfig, HeadNorm, Layer, Placement
@@ -27,8 +28,10 @@ __all__ = [
     "Cache",
     "Categorical",
     "CategoricalHead",
+    "ContinuousValues",
     "Decoder",
     "DecoderConfig",
+    "DiscreteValues",
     "Distribution",
     "Dynamic",
     "GRUGate",

@@ -1,6 +1,7 @@
 """Array mathematics that everything above shares: reductions, selection, divergences, advantages."""
 
 from gempi_jax.numerics.advantages import gae, n_step_returns, unroll_returns, vtrace
+from gempi_jax.numerics.backups import n_step_backup, retrace
 from gempi_jax.numerics.divergences import (
     CHI_SQUARED,
     JENSEN_SHANNON,
@@ -44,9 +45,11 @@ __all__ = [
     "k1",
     "k2",
     "k3",
+    "n_step_backup",
     "n_step_returns",
     "named_key",
     "named_seed",
+    "retrace",
     "standardize",
     "telling",
     "top_k_mask",

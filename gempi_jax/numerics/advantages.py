@@ -40,7 +40,7 @@ def gae(lam: float) -> Estimator:
     Raises:
       ValueError: for lam outside [0, 1].
     """
-    _check_lam("gae", lam)
+    check_lam("gae", lam)
 
     def estimate(
         rewards: Float[Array, "*B T"],
@@ -51,7 +51,7 @@ def gae(lam: float) -> Estimator:
         ratios: Float[Array, "*B T"] | None = None,
     ) -> tuple[Float[Array, "*B T"], Float[Array, "*B T"]]:
         residuals = rewards + discounts * next_values - values
-        advantages = _backward(residuals, lam * discounts * continues)
+        advantages = backward(residuals, lam * discounts * continues)
         return advantages, advantages + values
 
     return estimate
@@ -115,7 +115,7 @@ def vtrace(lam: float = 1.0, rho_clip: float = 1.0, c_clip: float = 1.0) -> Esti
 
     Source: Espeholt et al. 2018, IMPALA, section 4.1 and 4.2.
     """
-    _check_lam("vtrace", lam)
+    check_lam("vtrace", lam)
     if not 0 < c_clip <= rho_clip:
         raise ValueError(f"vtrace: c_clip is {c_clip} and rho_clip {rho_clip}; give 0 < c_clip <= rho_clip.")
 
@@ -131,19 +131,20 @@ def vtrace(lam: float = 1.0, rho_clip: float = 1.0, c_clip: float = 1.0) -> Esti
             raise ValueError("vtrace: ratios is None; give pi(a) / b(a) of each step, 1 where pi itself acted.")
         rho, c = jnp.minimum(ratios, rho_clip), lam * jnp.minimum(ratios, c_clip)
         residuals = rho * (rewards + discounts * next_values - values)
-        corrections = _backward(residuals, c * discounts * continues)
+        corrections = backward(residuals, c * discounts * continues)
         following = jnp.roll(corrections, -1, axis=-1).at[..., -1].set(0.0) * continues
         return rho * (rewards + discounts * (next_values + following) - values), corrections + values
 
     return estimate
 
 
-def _check_lam(name: str, lam: float) -> None:
+def check_lam(name: str, lam: float) -> None:
+    """Raises ValueError for lam outside [0, 1]; ``name`` is whose it is."""
     if not 0.0 <= lam <= 1.0:
         raise ValueError(f"{name}: lam is {lam}; give a number from 0 (one step) to 1 (the whole return).")
 
 
-def _backward(inputs: Float[Array, "*B T"], decays: Float[Array, "*B T"]) -> Float[Array, "*B T"]:
+def backward(inputs: Float[Array, "*B T"], decays: Float[Array, "*B T"]) -> Float[Array, "*B T"]:
     """x_t = inputs_t + decays_t x_{t+1}, from 0 beyond the end."""
 
     def step(following, now):

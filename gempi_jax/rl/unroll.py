@@ -52,6 +52,7 @@ class Unroll(NamedTuple):
       policy: b at each step.
       values: V(s_t) when it was acted.
       next_values: V(s_{t+1}) of the same episode.
+      next_observations: s_{t+1} of the same episode, where they are kept.
     """
 
     seen: Seen
@@ -64,12 +65,20 @@ class Unroll(NamedTuple):
     policy: Distribution
     values: Float[Array, "B T"]
     next_values: Float[Array, "B T"]
+    next_observations: Float[Array, "B T ..."] | None = None
 
     def steps(self, gamma: float) -> tuple[Array, Array, Array, Array, Array]:
         """Rewards, discounts, continues, values, next values: what an advantage estimator reads."""
-        ended = self.terminated | self.truncated
-        discounts = jnp.where(self.terminated, 0.0, jnp.float32(gamma))
-        return self.rewards, discounts, (~ended).at[:, -1].set(False), self.values, self.next_values
+        discounts, continues = bootstraps(self.terminated, self.truncated, gamma)
+        return self.rewards, discounts, continues, self.values, self.next_values
+
+
+def bootstraps(
+    terminated: Bool[Array, "B T"], truncated: Bool[Array, "B T"], gamma: float
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+    """Discounts, 0 where nothing follows, and whether the next entry is of the same episode."""
+    discounts = jnp.where(terminated, 0.0, jnp.float32(gamma))
+    return discounts, (~(terminated | truncated)).at[:, -1].set(False)
 
 
 def first_actors(agent: Agent, environments: PyTree, seen: Seen) -> Actors:
@@ -86,7 +95,14 @@ def begin(agent: Agent, environment: Environment, key: Array, number: int) -> Ac
 
 
 def unroll(
-    agent: Agent, environment: Environment, params: Params, actors: Actors, key: Array, length: int
+    agent: Agent,
+    environment: Environment,
+    params: Params,
+    actors: Actors,
+    key: Array,
+    length: int,
+    *,
+    keep_next: bool = False,
 ) -> tuple[Actors, Unroll, Metrics]:
     """Acts for ``length`` steps.
 
@@ -97,6 +113,7 @@ def unroll(
       actors: where they stand.
       key: of actions and environments.
       length: T.
+      keep_next: whether ``Unroll.next_observations`` are kept.
 
     Returns:
       Where they stand then, what happened, and ``episode/*`` of the episodes that ended.
@@ -116,13 +133,16 @@ def unroll(
         seen = seen_then(acted.actions, then)
         so_far, rest = tally(actors.returns, actors.lengths, then.reward, seen.resets)
         outcome = Outcome(then.reward, then.terminated, then.truncated, after, *so_far)
-        return Actors(states, seen, memories, *rest), (acted, outcome)
+        following = then.final_observation if keep_next else None
+        return Actors(states, seen, memories, *rest), (acted, outcome, following)
 
     after, rows = jax.lax.scan(step, actors, jnp.arange(length))
     return after, *assemble(actors.memories, after.memories, *rows)
 
 
-def assemble(start: Memories, end: Memories, acted: Acted, outcome: Outcome) -> tuple[Unroll, Metrics]:
+def assemble(
+    start: Memories, end: Memories, acted: Acted, outcome: Outcome, next_observations: Array | None = None
+) -> tuple[Unroll, Metrics]:
     """T steps by environment, and ``episode/*`` of the episodes that ended.
 
     Args:
@@ -130,8 +150,10 @@ def assemble(start: Memories, end: Memories, acted: Acted, outcome: Outcome) -> 
       end: those after the last.
       acted: what the policy did, [T, B, ...].
       outcome: what came of it, [T, B].
+      next_observations: s_{t+1} of the same episode, [T, B, ...], where they are kept.
     """
-    acted, outcome = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (acted, outcome))
+    by_time = acted, outcome, next_observations
+    acted, outcome, next_observations = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), by_time)
     # Elsewhere V of the next step is V(s_{t+1}).
     following = jnp.concatenate([acted.values[:, 1:], outcome.values_after[:, -1:]], axis=1)
     steps = Unroll(
@@ -145,6 +167,7 @@ def assemble(start: Memories, end: Memories, acted: Acted, outcome: Outcome) -> 
         acted.policy,
         acted.values,
         jnp.where(outcome.truncated, outcome.values_after, following),
+        next_observations,
     )
     ended = outcome.terminated | outcome.truncated
     episodes = jnp.sum(ended).astype(jnp.float32)
@@ -168,4 +191,4 @@ def _at_start(after: Memories, start: Memories) -> Memories:
     return Memories(*(new.rewound(old) if isinstance(new, Memory) else old for new, old in pairs))
 
 
-__all__ = ["Actors", "Unroll", "assemble", "begin", "first_actors", "unroll"]
+__all__ = ["Actors", "Unroll", "assemble", "begin", "bootstraps", "first_actors", "unroll"]

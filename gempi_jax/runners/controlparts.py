@@ -1,12 +1,15 @@
 """What a control run is made of, and whether the parts fit each other."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
+from gempi_jax.em import ExactDivergence, GaussianDivergence, SampledDivergence, TokenDivergence
 from gempi_jax.methods.base import Features, Method
-from gempi_jax.models import Categorical
+from gempi_jax.models import Categorical, Distribution, TanhGaussian
 from gempi_jax.numerics.checks import require
 from gempi_jax.rl.acting import first_seen
 from gempi_jax.rl.agent import Agent, one_step
@@ -14,6 +17,7 @@ from gempi_jax.rl.env import Discrete, Environment
 from gempi_jax.rl.host_env import HostEnvironment
 from gempi_jax.training.learn import ONE_UPDATE, Passes
 from gempi_jax.training.step import Optimizers
+from gempi_jax.types import Array
 
 
 class Control(NamedTuple):
@@ -66,8 +70,19 @@ def check_method(method: Method, agent: Agent) -> None:
 
 def check_control(control: Control) -> None:
     """Raises ValueError where the parts of a run do not fit each other; nothing is computed."""
+    check_method(control.method, control.agent)
+    own = control.method.needs.critic.features is Features.OWN
+    require(
+        own or control.old_period == 1,
+        f"old_period is {control.old_period}, and V reads the features of pi_theta, which pi_t, that acts, no longer "
+        "has; give the critic a network of its own, Features.OWN.",
+    )
+    check_agent(control)
+
+
+def check_agent(control: Control) -> None:
+    """Raises ValueError where the agent does not fit the environment or the unroll; nothing is computed."""
     agent, actions = control.agent, control.environment.actions
-    check_method(control.method, agent)
     number = getattr(control.environment, "num_envs", control.num_environments)
     require(
         number == control.num_environments,
@@ -87,12 +102,6 @@ def check_control(control: Control) -> None:
             f"{name} reads the last action with num_actions={getattr(trunk, 'num_actions', None)}, and "
             f"{control.environment.name} has {actions}; give {number}.",
         )
-    own = control.method.needs.critic.features is Features.OWN
-    require(
-        own or control.old_period == 1,
-        f"old_period is {control.old_period}, and V reads the features of pi_theta, which pi_t, that acts, no longer "
-        "has; give the critic a network of its own, Features.OWN.",
-    )
 
     def policy(key):
         seen = one_step(first_seen(actions, jnp.zeros((1, *control.environment.observation_shape))))
@@ -101,6 +110,7 @@ def check_control(control: Control) -> None:
         return chosen, chosen.sample(key)
 
     chosen, action = jax.eval_shape(policy, jax.eval_shape(lambda: jax.random.key(0)))
+    region = control.method.needs.trust_region
     if isinstance(actions, Discrete):
         fits = isinstance(chosen, Categorical) and chosen.log_probs.shape[-1] == actions.n
     else:
@@ -112,6 +122,31 @@ def check_control(control: Control) -> None:
         f"{f' of {chosen.log_probs.shape[-1]}' if isinstance(chosen, Categorical) else ''}; give a CategoricalHead(n) "
         "for discrete, a GaussianHead or TanhGaussianHead of as many entries for continuous actions.",
     )
+    if region is not None:
+        jax.eval_shape(functools.partial(measure, region.divergence), chosen, chosen, action)
 
 
-__all__ = ["Control", "check_control", "check_method"]
+def measure(
+    divergence: TokenDivergence, frozen: Distribution, policy: Distribution, actions: Array
+) -> dict[str, Float[Array, "B T"]]:
+    """D_M(frozen || policy) at each step by part, nats.
+
+    Raises:
+      ValueError: where the divergence is not that of the policy's kind.
+    """
+    if isinstance(divergence, SampledDivergence):
+        return {"kl": divergence.function(frozen.log_prob(actions), policy.log_prob(actions))}
+    if isinstance(divergence, ExactDivergence) and isinstance(policy, Categorical):
+        return {"kl": divergence.function(frozen.log_probs, policy.log_probs)}
+    if isinstance(divergence, GaussianDivergence) and not isinstance(policy, Categorical):
+        one, other = (x.base if isinstance(x, TanhGaussian) else x for x in (frozen, policy))
+        mean, covariance = divergence.function(one.mean, one.scale, other.mean, other.scale)
+        return {"mean": mean, "covariance": covariance}
+    kinds = "ExactDivergence" if isinstance(policy, Categorical) else "GaussianDivergence"
+    raise ValueError(
+        f"The trust region is measured by {type(divergence).__name__}, and the policy is {type(policy).__name__}; give "
+        f"{kinds} or SampledDivergence."
+    )
+
+
+__all__ = ["Control", "check_agent", "check_control", "check_method", "measure"]
