@@ -13,7 +13,7 @@ from gempi_jax import methods
 from gempi_jax.contracts import Counts
 from gempi_jax.em import GaussianDivergence, Lagrangian, LineSearch
 from gempi_jax.methods import Critic, Features, with_critic
-from gempi_jax.models import CategoricalHead, Gaussian, GaussianHead, MLPCore, MLPTorso, gtrxl
+from gempi_jax.models import CategoricalHead, Gaussian, GaussianHead, MLPCore, MLPTorso, PopArtHead, gtrxl
 from gempi_jax.numerics import categorical_kl, gaussian_kl
 from gempi_jax.numerics.advantages import gae
 from gempi_jax.rl import Continuous, Discrete, episodic
@@ -89,6 +89,7 @@ METHODS = {
     "vmpo_lagrangian": lambda: with_critic(methods.vmpo(0.1, 0.1, 0.5, enforced=Lagrangian(1.0)), CRITIC),
     "awr": lambda: with_critic(methods.awr(), CRITIC),
     "dar": lambda: with_critic(methods.dar(), CRITIC),
+    "reinforce": lambda: with_critic(methods.reinforce(), CRITIC),
     "ppo": lambda: methods.ppo(beta=0.0, gamma=0.99, entropy_coefficient=0.01, features=Features.SHARED),
 }
 
@@ -112,6 +113,26 @@ def test_a_gaussian_policy_keeps_both_budgets():
     for part in ("mean", "covariance"):
         over = metrics[f"mstep/kl_over_budget/{part}"]
         assert np.all(over.sum / over.weight <= 1.3)
+
+
+def test_popart_learns_returns_of_any_size_and_never_moves_what_v_says():
+    control = make(METHODS["vmpo"]())
+    agent = control.agent._replace(value_head=PopArtHead(), popart=0.1)
+    control = control._replace(agent=agent)
+    state = initial_state(control, jax.random.key(0))
+    _, steps, _ = unroll(agent, control.environment, state.params, state.world, jax.random.key(1), 4)
+    moved = agent.renormalized(state.params, 1e3 * (1.0 + steps.rewards))
+    assert moved["value"]["return_norm"].mean > 100.0
+    before = agent.read(state.params, steps.seen, steps.memories).values
+    after = agent.read(moved, steps.seen, steps.memories).values
+    np.testing.assert_allclose(after, before, atol=1e-3)  # sums of numbers of a thousand, in float32
+    # What the critic is fitted to has the size of one.
+    assert jnp.max(jnp.abs(agent.normalized(moved, 1e3 * steps.rewards))) < 10.0
+    # Adam leaves the statistics where they are: no gradient reaches them.
+    state, _ = jax.jit(functools.partial(iterate, control), compiler_options=FAST)(state)
+    targets = make_samples(agent, control.method.needs, initial_state(control, jax.random.key(0)), steps).value_targets
+    assert state.params["value"]["return_norm"].mean != 0.0
+    assert np.isfinite(targets).all()
 
 
 def test_the_first_pass_is_the_policy_that_acted():
