@@ -92,7 +92,9 @@ def make_method(place: str, method: str, given: Mapping[str, Any]) -> Method:
         where = f"{place}.method_args.{key}"
         if key not in valid:
             raise ValueError(f"{where}: {method} has no such argument; {_suggest(key, valid)}")
-        arguments[key] = _option(valid[key].annotation, _as_default(value, valid[key].default, where), where)
+        if value is not None:
+            value = _option(valid[key].annotation, _as_default(value, valid[key].default, where), where)
+        arguments[key] = value
     try:
         return factory(**arguments)
     except (TypeError, ValueError) as error:
