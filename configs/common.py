@@ -6,12 +6,21 @@ means; a config states what differs, with its reason.
 
 import dataclasses
 import warnings
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from gempi_jax.methods import METHODS
+from gempi_jax.runners.controlbuild import OF_THE_CRITIC
 from gempi_jax.runners.options import default_arguments
-from gempi_jax.runners.settings import DataSettings, ModelSettings, PhaseSettings, RunSettings
+from gempi_jax.runners.settings import (
+    ControlSettings,
+    DataSettings,
+    EnvironmentSettings,
+    ModelSettings,
+    PhaseSettings,
+    RunSettings,
+)
 
 RENAMED = {"num_updates": "updates_per_epoch"}
 """Settings of a phase by the names that they had."""
@@ -57,3 +66,43 @@ def phase(method: str, **changes) -> ConfigDict:
     config.method_args = ConfigDict(default_arguments(METHODS[method]))
     config.update(changes)
     return config
+
+
+def control(
+    name: str, method: str, quick: bool, *, arguments: dict[str, dict[str, Any]] | None = None, **changes
+) -> ConfigDict:
+    """A run in environments with every setting at its default but ``changes``; dictionaries change sections in part.
+
+    Args:
+      name: of the environment.
+      method: any of the table that serves control.
+      quick: whether the run is to take seconds.
+      arguments: of methods, by the method's name.
+      changes: what differs, by setting.
+    """
+    config = ConfigDict(dataclasses.asdict(ControlSettings(EnvironmentSettings(name))))
+    config.method = method
+    defaults = {k: v for k, v in default_arguments(METHODS[method]).items() if k not in OF_THE_CRITIC}
+    own = CONTROL_ARGUMENTS.get(method, {}) | (arguments or {}).get(method, {})
+    config.method_args = ConfigDict(defaults | own)
+    config.entropy_coefficient = CONTROL_ENTROPY.get(method, 0.0)
+    config.update(changes)
+    config.environment.options = ConfigDict(changes.get("environment", {}).get("options", {}))
+    if quick:
+        steps = config.num_environments * config.unroll_length
+        config.update({"env_steps": 4 * steps, "log_every": 2, "num_seeds": 1})
+        config.checkpoint.every, config.eval.episodes = 2, 2
+    return config
+
+
+CONTROL_ARGUMENTS = {
+    # The paper's budgets for control and its better half.  A step is shortened to its budget and never lengthened:
+    # once a task is solved advantages are noise, and a step that is lengthened walks away with it.
+    "vmpo": {"epsilon_eta": 0.1, "epsilon_alpha": 0.005, "top_k_fraction": 0.5, "enforced": "line_search_1"},
+    # Without a KL in the rewards: there is no policy that training started from.
+    "ppo": {"beta": 0.0},
+}
+"""What steps in an environment want other than sentences do, by method."""
+
+CONTROL_ENTROPY = {"ppo": 0.01}
+"""Bonus on the policy's entropy, by method."""

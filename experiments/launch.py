@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 from gempi_jax import user_code
 from gempi_jax.report import write_report
 from gempi_jax.report.html import FILE_NAME
+from gempi_jax.runners import controlrun as control
+from gempi_jax.runners import llm
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.heap import keep_freed_memory
-from gempi_jax.runners.llm import run
 from gempi_jax.runners.overrides import Override, read_overrides
-from gempi_jax.runners.settings import MeshSettings
+from gempi_jax.runners.settings import ControlSettings, MeshSettings
 from gempi_jax.training.loop import TooManySkippedUpdates
 from gempi_jax.training.preemption import Preempted
 from gempi_jax.training.writers import workdir_path
@@ -103,8 +104,9 @@ def _run(config_name: str | None, workdir_name: str | None, arguments: Sequence[
         set_override(config, override)
     settings = settings_from_config(config)
     jax.config.update("jax_num_cpu_devices", cpu_devices(settings.mesh))
-    export = run(settings, workdir, config.to_dict(), report=write_report)
-    print(f"exported to {export}; report: {workdir / FILE_NAME}")
+    run, left = (control, "checkpoints in") if isinstance(settings, ControlSettings) else (llm, "exported to")
+    folder = run.run(settings, workdir, config.to_dict(), report=write_report)
+    print(f"{left} {folder}; report: {workdir / FILE_NAME}")
     return 0
 
 

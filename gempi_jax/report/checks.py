@@ -48,6 +48,11 @@ def _not_finite(run: Run) -> list[str]:
 
 def _unfinished(run: Run) -> list[str]:
     found = []
+    wanted, reached = run.config.get("env_steps"), max((row.get("env_steps", 0) for row in run.rows), default=0)
+    if isinstance(wanted, int):
+        return (
+            [f"The run is not finished: it stands at {reached:,.0f} of {wanted:,} steps."] if reached < wanted else []
+        )
     lengths = {phase.name: phase.last for phase in run.phases}
     end = 0
     names = run.config.get("phases", ())

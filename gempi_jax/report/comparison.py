@@ -8,7 +8,7 @@ from html import escape
 from gempi_jax.report.aggregate import Summary, summarize
 from gempi_jax.report.checks import findings
 from gempi_jax.report.document import figure_html, page, table_html, write_page
-from gempi_jax.report.panels import PANELS, PROGRESS, Panel, expand
+from gempi_jax.report.panels import PANELS, PROGRESS, RETURNS, Panel, expand
 from gempi_jax.report.plots import NUM_COLORS, curve, draw
 from gempi_jax.report.records import Run, read_run
 from gempi_jax.report.tables import (
@@ -115,18 +115,23 @@ def comparison_page(runs: Sequence[Run]) -> str:
 
 
 def _charts(members: dict[str, list[Run]], metric: str, share: bool) -> str:
-    progress = Panel("Held-out result", "Greedy answers to held-out problems.", PROGRESS.lines[:1], share=share)
-    progress = progress._replace(lines=(progress.lines[0]._replace(metric=metric),))
-    reward = Panel("Training reward", "Of the sampled completions.", PROGRESS.lines[1:], share=share)
+    runs = [run for group in members.values() for run in group]
+    axis = next((run.axis for run in runs if run.axis != "step"), "step")
+    if "episode/" in metric:
+        first = tuple(RETURNS._replace(title=line.label.capitalize(), lines=(line,)) for line in RETURNS.lines)
+    else:
+        progress = Panel("Held-out result", "Greedy answers to held-out problems.", PROGRESS.lines[:1], share=share)
+        progress = progress._replace(lines=(progress.lines[0]._replace(metric=metric),))
+        first = progress, Panel("Training reward", "Of the sampled completions.", PROGRESS.lines[1:], share=share)
     figures = []
-    for panel in (progress, reward, *PANELS):
-        lines = expand(panel, sorted({name for group in members.values() for run in group for name in run.names()}))
+    for panel in (*first, *PANELS):
+        lines = expand(panel, sorted({name for run in runs for name in run.names()}))
         for line, name in lines:
             found = [curve(label, name, panel, group) for label, group in members.items()]
             curves = [one for one in found if one.series][:NUM_COLORS]
             if curves:
                 title = panel.title if len(lines) == 1 else f"{panel.title}: {line}"
-                figures.append(figure_html(panel, title, curves, draw(curves, panel, name=title)))
+                figures.append(figure_html(panel, title, curves, draw(curves, panel, name=title, axis=axis)))
     left_out = f"<p class='note'>The first {NUM_COLORS} settings are drawn.</p>" if len(members) > NUM_COLORS else ""
     return f'<h2>Curves</h2>{left_out}<div class="charts">{"".join(figures)}</div>' if figures else ""
 

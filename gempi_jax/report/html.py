@@ -9,7 +9,7 @@ import numpy as np
 from gempi_jax.report import completions
 from gempi_jax.report.checks import findings
 from gempi_jax.report.document import figure_html, page, table_html, write_page
-from gempi_jax.report.panels import PANELS, PROGRESS, Panel
+from gempi_jax.report.panels import PANELS, PROGRESS, RETURNS, Panel
 from gempi_jax.report.plots import curves_of, draw, sparkline
 from gempi_jax.report.records import Run, read_run
 from gempi_jax.report.tables import (
@@ -76,7 +76,12 @@ def _subtitle(run: Run) -> str:
         parts.append(f"model {model['path']}")
     elif isinstance(model, dict) and "num_layers" in model and "hidden_size" in model:
         parts.append(f"new model, {model['num_layers']} layers of width {model['hidden_size']}")
-    if "seed" in run.config:
+    environment = run.config.get("environment")
+    if isinstance(environment, dict) and environment.get("name"):
+        parts += [str(environment["name"]), f"core {run.config.get('core')}"]
+    if isinstance(run.config.get("num_seeds"), int) and run.config["num_seeds"] > 1:
+        parts.append(f"{run.config['num_seeds']} seeds from {run.config.get('seed', 0)}")
+    elif "seed" in run.config:
         parts.append(f"seed {run.config['seed']}")
     return " · ".join(part for part in parts if part)
 
@@ -96,7 +101,12 @@ def _headline(run: Run) -> str:
     if len(found) > 1:
         blocks.append(_gain(found[-2], found[-1], accuracy))
     held_out = "Held-out accuracy" if accuracy else "Held-out reward"
-    label = {"heldout/reward": held_out, "reward": "Training reward"}[metric]
+    label = {
+        "heldout/reward": held_out,
+        "reward": "Training reward",
+        "heldout/episode/return": "Return of the greedy policy",
+        "episode/return": "Return",
+    }[metric]
     return f'<div class="card stages"><p class="track"><b>{label}</b></p>{"".join(blocks)}</div>'
 
 
@@ -112,13 +122,13 @@ def _gain(before, after, accuracy: bool) -> str:
 
 
 def _tiles(run: Run) -> str:
-    speed = run.series("perf/tokens_per_second").values
     tiles = [
         ("KL over budget", last_mean(run, "mstep/kl_over_budget"), rounded),
         ("effective samples", last_mean(run, "estep/ess_fraction"), percent),
         ("temperature", last_mean(run, "estep/temperature"), rounded),
         ("multiplier", last_mean(run, "mstep/multiplier"), rounded),
-        ("tokens/s", float(np.median(speed)) if len(speed) else math.nan, rounded),
+        ("tokens/s", _median(run, "perf/tokens_per_second"), rounded),
+        ("environment steps/s", _median(run, "perf/steps_per_second"), rounded),
         ("time in steps", seconds(run) or math.nan, duration),
         ("updates skipped", float(max(run.series("skipped_updates").values, default=math.nan)), rounded),
     ]
@@ -128,6 +138,11 @@ def _tiles(run: Run) -> str:
         if math.isfinite(value)
     ]
     return f'<div class="tiles">{"".join(blocks)}</div>' if blocks else ""
+
+
+def _median(run: Run, metric: str) -> float:
+    values = run.series(metric).values
+    return float(np.median(values)) if len(values) else math.nan
 
 
 def _findings(run: Run) -> str:
@@ -140,12 +155,14 @@ def _findings(run: Run) -> str:
 
 def _charts(run: Run) -> str:
     figures = []
-    curves = curves_of(run, PROGRESS)
+    progress = RETURNS if curves_of(run, RETURNS) else PROGRESS
+    curves = curves_of(run, progress)
     if curves:
         metric = headline_metric(run)
-        panel = PROGRESS._replace(share=bool(metric) and is_accuracy(run, metric))
-        wide = draw(curves, panel, name="hero-wide", run=run, width=11.5).replace("<svg", '<svg class="wide"', 1)
-        narrow = draw(curves, panel, name="hero-narrow", run=run).replace("<svg", '<svg class="narrow"', 1)
+        panel = progress._replace(share=bool(metric) and is_accuracy(run, metric))
+        options = {"run": run, "axis": run.axis}
+        wide = draw(curves, panel, name="hero-wide", width=11.5, **options).replace("<svg", '<svg class="wide"', 1)
+        narrow = draw(curves, panel, name="hero-narrow", **options).replace("<svg", '<svg class="narrow"', 1)
         figures.append(figure_html(panel, panel.title, curves, wide + narrow, "hero"))
     small = [figure for panel in PANELS for figure in _panel(run, panel)]
     if not figures and not small:
@@ -160,7 +177,7 @@ def _panel(run: Run, panel: Panel) -> list[str]:
         curves = curves_of(run, panel, phase)
         if curves:
             title = panel.title if phase is None else f"{panel.title}, {phase_label(run, phase)}"
-            svg = draw(curves, panel, name=title, run=run if phase is None else None)
+            svg = draw(curves, panel, name=title, run=run if phase is None else None, axis=run.axis)
             figures.append(figure_html(panel, title, curves, svg))
     return figures
 

@@ -41,6 +41,14 @@ PROGRESS = Panel(
         Line("reward", "training reward"),
     ),
 )
+RETURNS = Panel(
+    "Return of an episode",
+    "Dots: the greedy policy. Line: as it acts while it learns; several seeds as their mean and its 95 % interval.",
+    (
+        Line("heldout/episode/return", "greedy return"),
+        Line("episode/return", "return while learning"),
+    ),
+)
 PANELS = (
     Panel(
         "KL over its budget",
@@ -66,7 +74,22 @@ PANELS = (
         (Line("mstep/multiplier*", "α"),),
     ),
     Panel("Loss", "What the optimiser minimises in this phase.", (Line("loss", "loss"),), per_phase=True),
-    Panel("Entropy", "Of the policy per token, in nats; near 0 nothing new is tried.", (Line("entropy", "entropy"),)),
+    Panel(
+        "Entropy",
+        "Of the policy per token or action, in nats; near 0 nothing new is tried.",
+        (Line("entropy", "entropy"),),
+    ),
+    Panel(
+        "Episode length",
+        "Steps of the environment.",
+        (Line("heldout/episode/length", "greedy"), Line("episode/length", "while learning")),
+    ),
+    Panel(
+        "Explained variance of the critic",
+        "1: V knows the returns; 0 and below: it knows no more than their mean.",
+        (Line("value/explained_variance", "explained"),),
+        reference=(0.0, "mean"),
+    ),
     Panel(
         "Completion length",
         "In tokens, the end token included.",
@@ -81,6 +104,7 @@ PANELS = (
     Panel("Gradient norm", "Before clipping.", (Line("grad_norm", "norm"),), per_phase=True),
     Panel("Learning rate", "Of the parameters' optimiser.", (Line("learning_rate", "rate"),)),
     Panel("Speed", "Tokens per second of a step, generation included.", (Line("perf/tokens_per_second", "tokens/s"),)),
+    Panel("Speed", "Steps per second, learning included, all seeds.", (Line("perf/steps_per_second", "steps/s"),)),
 )
 
 

@@ -63,14 +63,16 @@ def curves_of(run: Run, panel: Panel, phase: str | None = None) -> list[Curve]:
 
 
 def curve(label: str, metric: str, panel: Panel, runs: Sequence[Run], phase: str | None = None) -> Curve:
-    """A metric of several runs; those that have no values are left out."""
-    found = [run.series(metric, phase) for run in runs]
+    """A metric of several runs, or seeds of one; those that have no values are left out."""
+    found = [series for run in runs for series in run.by_seed(metric, phase)]
     if panel.positive:
         found = [Series(one.steps[one.values > 0], one.values[one.values > 0]) for one in found]
     return Curve(label, tuple(one for one in found if len(one.steps)), sparse=metric.startswith("heldout/"))
 
 
-def draw(curves: Sequence[Curve], panel: Panel, *, name: str, run: Run | None = None, width: float = 4.2) -> str:
+def draw(
+    curves: Sequence[Curve], panel: Panel, *, name: str, run: Run | None = None, width: float = 4.2, axis: str = "step"
+) -> str:
     """Draws a panel.
 
     Args:
@@ -79,6 +81,7 @@ def draw(curves: Sequence[Curve], panel: Panel, *, name: str, run: Run | None = 
       name: unique on the page; identifies the drawing's inner parts.
       run: whose phases are shaded and interrupt the curves; ``None`` has none.
       width: in units of 72 CSS pixels.
+      axis: what steps count.
 
     Returns:
       An ``<svg>`` element as wide as its place allows.
@@ -89,7 +92,7 @@ def draw(curves: Sequence[Curve], panel: Panel, *, name: str, run: Run | None = 
         axes = _axes(figure, room_for_label=panel.reference is not None)
         cuts = [phase.first for phase in run.phases[1:]] if run is not None else []
         extents = [_draw_curve(axes, curve, _COLORS[f"c{i + 1}"], cuts) for i, curve in enumerate(curves)]
-        _frame(axes, panel, np.concatenate(extents))
+        _frame(axes, panel, np.concatenate(extents), axis)
         if run is not None:
             _shade_phases(axes, run, curves)
         return _to_svg(figure)
@@ -143,7 +146,7 @@ def _calm(series: Series) -> Series:
     return Series(series.steps, smooth(series.values, max(1, len(series.values) // _POINTS_PER_WINDOW)))
 
 
-def _frame(axes, panel: Panel, visible: np.ndarray) -> None:
+def _frame(axes, panel: Panel, visible: np.ndarray, axis: str) -> None:
     visible = visible[np.isfinite(visible)]
     if panel.reference:
         level, label = panel.reference
@@ -156,7 +159,7 @@ def _frame(axes, panel: Panel, visible: np.ndarray) -> None:
     axes.margins(x=0.01)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    axes.set_xlabel("step", loc="right", labelpad=1)
+    axes.set_xlabel(axis, loc="right", labelpad=1)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+SEED = "/seed_"
+"""Between a metric's name and the number of a seed."""
+
 
 class Phase(NamedTuple):
     """A stretch of a run; steps are global, both ends belong to it."""
@@ -36,7 +39,8 @@ class Run:
     Attributes:
       workdir: its folder.
       config: ``config.json``; empty when there is none.
-      rows: one dictionary per step of a phase, ascending; numbers are floats, NaN and infinities included.
+      rows: one dictionary per step of a phase, ascending; numbers are floats, NaN and infinities included.  Of a run in
+        environments ``step`` is the number of their steps.
       phases: in the order in which they ran.
       samples: completions of held-out prompts, as ``samples.jsonl`` has them.
       problems: what could not be read, in words.
@@ -48,6 +52,11 @@ class Run:
     phases: tuple[Phase, ...]
     samples: list[dict[str, Any]]
     problems: tuple[str, ...]
+
+    @property
+    def axis(self) -> str:
+        """What ``step`` counts."""
+        return "environment step" if self.rows and "env_steps" in self.rows[-1] else "step"
 
     @property
     def name(self) -> str:
@@ -66,6 +75,11 @@ class Run:
         ]
         steps, values = zip(*pairs, strict=True) if pairs else ((), ())
         return Series(np.asarray(steps, np.int64), np.asarray(values, np.float64))
+
+    def by_seed(self, name: str, phase: str | None = None) -> list[Series]:
+        """A metric of each of the seeds that ran side by side, or the one that was recorded."""
+        seeds = [other for other in self.names() if other.startswith(f"{name}{SEED}")]
+        return [self.series(each, phase) for each in seeds or [name]]
 
 
 def read_run(workdir: str | pathlib.Path) -> Run:
@@ -89,7 +103,7 @@ def read_run(workdir: str | pathlib.Path) -> Run:
             f"{folder} holds no metrics.jsonl, so there is nothing to report: give the workdir of a run that has begun"
         )
     problems: list[str] = []
-    rows = _merge(_read_rows(folder / "metrics.jsonl", problems))
+    rows = _in_environment_steps(_merge(_read_rows(folder / "metrics.jsonl", problems)))
     samples = _read_rows(folder / "samples.jsonl", problems) if (folder / "samples.jsonl").is_file() else []
     return Run(folder, _read_config(folder / "config.json", problems), rows, _phases(rows), samples, tuple(problems))
 
@@ -131,6 +145,11 @@ def _merge(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         merged.setdefault((row["step"], row["phase"]), {}).update({k: _number(k, v) for k, v in row.items()})
     return sorted(merged.values(), key=lambda row: row["step"])
+
+
+def _in_environment_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Iterations of different sizes are compared by what they took from the environment."""
+    return [{**row, "step": int(row["env_steps"])} if "env_steps" in row else row for row in rows]
 
 
 def _number(key: str, value: Any) -> Any:

@@ -9,13 +9,13 @@ import numpy as np
 
 from gempi_jax.report.records import Phase, Run
 
-HEADLINES = ("heldout/reward", "reward")
+HEADLINES = ("heldout/reward", "heldout/episode/return", "episode/return", "reward")
 """What a run is judged by: the first of these that it recorded."""
 
 METHOD_NAMES = {
     "sft": "SFT", "awr": "AWR", "vmpo": "V-MPO", "mpo": "MPO", "dar": "DAR", "at_dar": "AT-DAR", "dar_tr": "DAR-TR",
     "top_k_dar": "Top-k DAR", "rl_em": "RL-EM", "ppo": "PPO", "dpo": "DPO", "ipo": "IPO", "rdpo": "rDPO",
-    "beta_dpo": "β-DPO", "virel": "VIREL", "maxmin": "MaxMin",
+    "beta_dpo": "β-DPO", "reinforce": "REINFORCE", "virel": "VIREL", "maxmin": "MaxMin",
 }  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def headline_metric(run: Run) -> str | None:
 def is_accuracy(run: Run, metric: str) -> bool:
     """Whether a figure is a share of right answers: within [0, 1], and the held-out problems have answers."""
     values = run.series(metric).values
-    judged = not run.samples or any("answer" in sample for sample in run.samples)
+    judged = "episode/" not in metric and (not run.samples or any("answer" in sample for sample in run.samples))
     return bool(judged and len(values) and values.min() >= 0 and values.max() <= 1)
 
 

@@ -3,6 +3,7 @@
 from gempi_jax.rl.env import Continuous, Discrete, Environment, TimeStep, episodic, require_actions
 from gempi_jax.rl.failures import EnvironmentFailed, require_finite
 from gempi_jax.rl.host_env import HostEnvironment
+from gempi_jax.rl.normalized import normalized
 from gempi_jax.rl.registry import make
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "TimeStep",
     "episodic",
     "make",
+    "normalized",
     "require_actions",
     "require_finite",
 ]

@@ -9,6 +9,7 @@ import concurrent.futures
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import PyTree
 
 from gempi_jax.rl.env import Continuous, Discrete, TimeStep
 from gempi_jax.rl.failures import EnvironmentFailed, require_finite
@@ -46,13 +47,14 @@ class HostEnvironment:
       name, observation_shape, actions, max_episode_steps: as of :class:`~gempi_jax.rl.env.Environment`; no limit is
         ``None``.
       num_envs: B.
+      driver: which has them.
       render: there are no pictures.
     """
 
     render = None
 
     def __init__(self, driver: Driver):
-        self._driver = driver
+        self.driver = driver
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=driver.name)
         self._pending: concurrent.futures.Future | None = None
         self._steps = 0
@@ -62,13 +64,23 @@ class HostEnvironment:
         self.actions = driver.actions
         self.max_episode_steps = driver.max_episode_steps
 
+    @property
+    def carried(self) -> PyTree:
+        """What of the driver outlives episodes, as arrays: its ``carried``, moving statistics, say; mostly ``()``."""
+        return getattr(self.driver, "carried", ())
+
+    @carried.setter
+    def carried(self, carried: PyTree) -> None:
+        if self.carried != ():
+            self.driver.carried = carried
+
     def reset(self) -> np.ndarray:
         """All instances begin: observations [B, ...].
 
         Raises:
           EnvironmentFailed: one died, or gave what is no number.
         """
-        observation = _floats(self._guarded(self._driver.reset))
+        observation = _floats(self._guarded(self.driver.reset))
         require_finite(self.name, self._steps, observation=observation[None])
         return observation
 
@@ -83,7 +95,7 @@ class HostEnvironment:
         actions = np.asarray(actions)
         if isinstance(self.actions, Continuous):
             actions = np.clip(actions, *self.actions.bounds())
-        self._pending = self._thread.submit(self._guarded, self._driver.step, actions)
+        self._pending = self._thread.submit(self._guarded, self.driver.step, actions)
 
     def receive(self) -> TimeStep:
         """What followed the actions that were sent.
@@ -117,7 +129,7 @@ class HostEnvironment:
     def close(self) -> None:
         """Ends all instances; a step that is under way is waited for."""
         self._thread.shutdown(wait=True)
-        self._driver.close()
+        self.driver.close()
 
     def __enter__(self) -> "HostEnvironment":
         return self
@@ -130,7 +142,7 @@ class HostEnvironment:
         try:
             return function(*arguments)
         except Exception as error:
-            index, what = self._driver.explain(error)
+            index, what = self.driver.explain(error)
             who = "an instance" if index is None else f"instance {index}"
             raise EnvironmentFailed(
                 f"{self.name}: {who} died at step {self._steps}: {what}. The run continues from its last checkpoint.",

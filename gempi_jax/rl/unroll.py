@@ -1,7 +1,8 @@
 """Experience: B environments for T steps under one policy, with what came before and what would have come after.
 
 A time-out is no end: what would have followed is worth V of the last observation, which the policy never acted on.  A
-termination is worth nothing more.
+termination is worth nothing more.  :func:`unroll` scans over environments in JAX;
+:mod:`gempi_jax.rl.host_unroll` makes the same of the same pieces where they step on the host.
 """
 
 from typing import NamedTuple
@@ -13,8 +14,9 @@ from jaxtyping import Bool, Float, Int, PyTree
 from gempi_jax.contracts import Metric, Metrics
 from gempi_jax.models import Distribution, Memory
 from gempi_jax.numerics.keys import named_key
-from gempi_jax.rl.agent import Agent, Memories, Seen, one_step
-from gempi_jax.rl.env import Discrete, Environment
+from gempi_jax.rl.acting import Acted, Outcome, act, first_seen, seen_then, step_key, tally, value_after
+from gempi_jax.rl.agent import Agent, Memories, Seen
+from gempi_jax.rl.env import Environment
 from gempi_jax.types import Array, Params
 
 
@@ -22,7 +24,7 @@ class Actors(NamedTuple):
     """What goes on between two unrolls; a part of ``TrainState.world``.
 
     Attributes:
-      environments: their states.
+      environments: their states; ``()`` of those on the host, which keep them to themselves.
       seen: what is acted on next, [B, ...].
       memories: of the agent.
       returns: of the episodes that go on, undiscounted.
@@ -79,14 +81,17 @@ def bootstraps(
     return discounts, (~(terminated | truncated)).at[:, -1].set(False)
 
 
+def first_actors(agent: Agent, environments: PyTree, seen: Seen) -> Actors:
+    """What has not begun to act."""
+    number = len(seen.resets)
+    zeros = jnp.zeros((number,), jnp.float32)
+    return Actors(environments, seen, agent.initial_memories(number), zeros, jnp.zeros((number,), jnp.int32))
+
+
 def begin(agent: Agent, environment: Environment, key: Array, number: int) -> Actors:
     """``number`` environments at the beginning of their first episodes."""
     states, observations = jax.vmap(environment.reset)(_keys(key, "reset", number))
-    actions = environment.actions
-    dtype = jnp.int32 if isinstance(actions, Discrete) else jnp.float32
-    zeros = jnp.zeros((number,), jnp.float32)
-    seen = Seen(observations, jnp.zeros((number, *actions.shape), dtype), zeros, jnp.ones((number,), bool))
-    return Actors(states, seen, agent.initial_memories(number), zeros, jnp.zeros((number,), jnp.int32))
+    return first_actors(agent, states, first_seen(environment.actions, observations))
 
 
 def unroll(
@@ -113,55 +118,64 @@ def unroll(
     Returns:
       Where they stand then, what happened, and ``episode/*`` of the episodes that ended.
     """
-    number = len(actors.returns)
 
     def step(actors: Actors, index: Array):
-        of_step = named_key(key, "step", index)
-        seen = one_step(actors.seen)
-        read = agent.read(params, seen, actors.memories)
-        action = read.policy.sample(named_key(of_step, "action"))
-        log_prob = read.policy.log_prob(action)
-        keys = _keys(of_step, "environment", number)
-        states, then = jax.vmap(environment.step)(keys, actors.environments, action[:, 0])
-        ended = then.terminated | then.truncated
-
-        def after(memories: Memories) -> Float[Array, "B"]:
-            last = Seen(then.final_observation, action[:, 0], then.reward, jnp.zeros_like(ended))
-            return agent.read(params, one_step(last), memories).values[:, 0]
-
-        # Elsewhere V of the next step is V(s_{t+1}).
-        needed = jnp.any(then.truncated) | (index == length - 1)
-        value_after = jax.lax.cond(needed, after, lambda memories: jnp.zeros_like(then.reward), read.memories)
-        returns, lengths = actors.returns + then.reward, actors.lengths + 1
-        finished = jnp.where(ended, returns, 0.0), jnp.where(ended, lengths, 0), ended
-        actors = Actors(
-            states,
-            Seen(then.observation, action[:, 0], then.reward, ended),
-            read.memories,
-            jnp.where(ended, 0.0, returns),
-            jnp.where(ended, 0, lengths),
+        of_step = step_key(key, index)
+        acted, memories = act(agent, params, actors.seen, actors.memories, of_step)
+        keys = _keys(of_step, "environment", len(actors.returns))
+        states, then = jax.vmap(environment.step)(keys, actors.environments, acted.actions)
+        after = jax.lax.cond(
+            jnp.any(then.truncated) | (index == length - 1),
+            lambda memories: value_after(agent, params, acted.actions, then, memories),
+            lambda memories: jnp.zeros_like(then.reward),
+            memories,
         )
-        of_now = jax.tree.map(lambda x: x[:, 0], (seen, action, log_prob, read.policy, read.values))
+        seen = seen_then(acted.actions, then)
+        so_far, rest = tally(actors.returns, actors.lengths, then.reward, seen.resets)
+        outcome = Outcome(then.reward, then.terminated, then.truncated, after, *so_far)
         following = then.final_observation if keep_next else None
-        return actors, (*of_now, then.reward, then.terminated, then.truncated, value_after, following, finished)
+        return Actors(states, seen, memories, *rest), (acted, outcome, following)
 
-    after, seen_then = jax.lax.scan(step, actors, jnp.arange(length))
-    *rows, finished = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), seen_then)
-    seen, actions, log_probs, policy, values, rewards, terminated, truncated, values_after, following = rows
-    next_values = jnp.concatenate([values[:, 1:], values_after[:, -1:]], axis=1)
-    next_values = jnp.where(truncated, values_after, next_values)
-    memories = _at_start(after.memories, actors.memories)
-    earned = actions, rewards, terminated, truncated, log_probs
-    steps = Unroll(seen, memories, *earned, policy, values, next_values, following)
-    returns, lengths, ended = finished
+    after, (*rows, following) = jax.lax.scan(step, actors, jnp.arange(length))
+    steps, metrics = assemble(actors.memories, after.memories, *rows)
+    if keep_next:
+        steps = steps._replace(next_observations=jnp.swapaxes(following, 0, 1))
+    return after, steps, metrics
+
+
+def assemble(start: Memories, end: Memories, acted: Acted, outcome: Outcome) -> tuple[Unroll, Metrics]:
+    """T steps by environment, and ``episode/*`` of the episodes that ended.
+
+    Args:
+      start: the memories before the first step.
+      end: those after the last.
+      acted: what the policy did, [T, B, ...].
+      outcome: what came of it, [T, B].
+    """
+    acted, outcome = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (acted, outcome))
+    # Elsewhere V of the next step is V(s_{t+1}).
+    following = jnp.concatenate([acted.values[:, 1:], outcome.values_after[:, -1:]], axis=1)
+    steps = Unroll(
+        acted.seen,
+        _at_start(end, start),
+        acted.actions,
+        outcome.rewards,
+        outcome.terminated,
+        outcome.truncated,
+        acted.log_probs,
+        acted.policy,
+        acted.values,
+        jnp.where(outcome.truncated, outcome.values_after, following),
+    )
+    ended = outcome.terminated | outcome.truncated
     episodes = jnp.sum(ended).astype(jnp.float32)
     metrics = {
-        "episode/return": Metric(jnp.sum(returns), episodes),
-        "episode/length": Metric(jnp.sum(lengths).astype(jnp.float32), episodes),
+        "episode/return": Metric(jnp.sum(jnp.where(ended, outcome.returns, 0.0)), episodes),
+        "episode/length": Metric(jnp.sum(jnp.where(ended, outcome.lengths, 0)).astype(jnp.float32), episodes),
         "episode/number": Metric.of(episodes),
-        "reward": Metric(jnp.sum(rewards), jnp.float32(rewards.size)),
+        "reward": Metric(jnp.sum(outcome.rewards), jnp.float32(outcome.rewards.size)),
     }
-    return after, steps, metrics
+    return steps, metrics
 
 
 def _keys(key: Array, name: str, number: int) -> Array:
@@ -175,4 +189,4 @@ def _at_start(after: Memories, start: Memories) -> Memories:
     return Memories(*(new.rewound(old) if isinstance(new, Memory) else old for new, old in pairs))
 
 
-__all__ = ["Actors", "Unroll", "begin", "bootstraps", "unroll"]
+__all__ = ["Actors", "Unroll", "assemble", "begin", "bootstraps", "first_actors", "unroll"]

@@ -7,7 +7,7 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -15,14 +15,20 @@ import ml_collections
 from gempi_jax.methods import METHODS
 from gempi_jax.methods.base import Method
 from gempi_jax.runners.options import FAMILIES, OPTIONS
-from gempi_jax.runners.settings import PhaseSettings, RunSettings
+from gempi_jax.runners.settings import ControlSettings, PhaseSettings, RunSettings
 
 
-def settings_from_config(config: ml_collections.ConfigDict | dict) -> RunSettings:
+def world_of(config: Mapping[str, Any]) -> type[ControlSettings] | type[RunSettings]:
+    """What a config describes: a run in environments, if it has a section of that name, or one of a language model."""
+    return ControlSettings if "environment" in config else RunSettings
+
+
+def settings_from_config(config: ml_collections.ConfigDict | dict) -> RunSettings | ControlSettings:
     """Reads a config into typed settings.
 
-    A config's ``phases`` is a tuple of names, and each name is a section of the config with that phase's settings.
-    A phase's section that ``phases`` leaves out is checked as the others are, and not run.
+    A config with an ``environment`` is a run of the control world.  Of another ``phases`` is a tuple of names, and each
+    name is a section of the config with that phase's settings.  A phase's section that ``phases`` leaves out is checked
+    as the others are, and not run.
 
     Args:
       config: the whole config.
@@ -37,6 +43,8 @@ def settings_from_config(config: ml_collections.ConfigDict | dict) -> RunSetting
     for key, value in _leaves(values, "config"):
         if value is None:
             raise ValueError(f"{key}: required, and not given; pass --{key}=VALUE")
+    if world_of(values) is ControlSettings:
+        return _read(ControlSettings, values, "config")
     names = values.pop("phases", None)
     if not isinstance(names, tuple | list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"config.phases = {names!r}: must be a tuple of section names, e.g. ('sft', 'rl')")
@@ -62,27 +70,33 @@ def _is_phase(name: str, value: Any, names: Sequence[str]) -> bool:
 
 
 def method_from_settings(name: str, phase: PhaseSettings) -> Method:
-    """The method of a phase.
+    """The method of a phase; arguments and errors as for :func:`make_method`."""
+    return make_method(f"config.{name}", phase.method, phase.method_args)
+
+
+def make_method(place: str, method: str, given: Mapping[str, Any]) -> Method:
+    """A method by its name in a config.
 
     Args:
-      name: of the phase's section, for errors.
-      phase: its settings.
+      place: of the section, for errors.
+      method: its ``method``.
+      given: its ``method_args``.
 
     Raises:
       ValueError: an unknown method or argument (with the nearest valid name), or a value that the method refuses.
     """
-    factory = lookup(METHODS, phase.method, f"config.{name}.method")
+    factory = lookup(METHODS, method, f"{place}.method")
     valid = inspect.signature(factory).parameters
     arguments = {}
-    for key, value in phase.method_args.items():
-        place = f"config.{name}.method_args.{key}"
+    for key, value in given.items():
+        where = f"{place}.method_args.{key}"
         if key not in valid:
-            raise ValueError(f"{place}: {phase.method} has no such argument; {_suggest(key, valid)}")
-        arguments[key] = _option(valid[key].annotation, _as_default(value, valid[key].default, place), place)
+            raise ValueError(f"{where}: {method} has no such argument; {_suggest(key, valid)}")
+        arguments[key] = _option(valid[key].annotation, _as_default(value, valid[key].default, where), where)
     try:
         return factory(**arguments)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"config.{name}.method_args = {phase.method_args!r}: {error}") from error
+        raise ValueError(f"{place}.method_args = {given!r}: {error}") from error
 
 
 def _as_default(value: Any, default: Any, place: str) -> Any:
@@ -104,12 +118,12 @@ def _option(annotation: Any, value: Any, place: str) -> Any:
     kind = next((kind for kind in OPTIONS if kind in kinds), None)
     if kind is None or value is None:
         return value
-    prefix, make, meaning = FAMILIES.get(kind, ("", None, ""))
-    if prefix and str(value).startswith(prefix):
-        try:
-            return make(float(value.removeprefix(prefix)))
-        except ValueError as error:
-            raise ValueError(f"{place} = {value!r}: give {meaning} ({error})") from None
+    for prefix, make, meaning in FAMILIES.get(kind, ()):
+        if str(value).startswith(prefix):
+            try:
+                return make(float(value.removeprefix(prefix)))
+            except ValueError as error:
+                raise ValueError(f"{place} = {value!r}: give {meaning} ({error})") from None
     return lookup(OPTIONS[kind], str(value), place)
 
 

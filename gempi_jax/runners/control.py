@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from gempi_jax.contracts import Counts, Evaluation, Metric, Metrics, Samples
 from gempi_jax.em import ExactDivergence, GaussianDivergence, SampledDivergence, TokenDivergence
 from gempi_jax.methods.base import Needs
 from gempi_jax.models import Categorical, Distribution, TanhGaussian
+from gempi_jax.numerics.checks import require
 from gempi_jax.numerics.keys import named_key
-from gempi_jax.rl.agent import Agent, one_step
+from gempi_jax.rl.agent import Agent, Seen, one_step
+from gempi_jax.rl.host_env import HostEnvironment
 from gempi_jax.rl.unroll import Unroll, begin, unroll
 from gempi_jax.runners.controlparts import Control, check_control
 from gempi_jax.training.learn import learn
@@ -28,16 +30,28 @@ def initial_state(control: Control, key: Array) -> TrainState:
     """A run's first state: fresh parameters, environments at the beginning of their first episodes.
 
     Raises:
-      ValueError: parts that do not fit each other, see :func:`check_control`.
+      ValueError: parts that do not fit each other, see :func:`check_control`; an environment on the host.
     """
+    require(
+        not isinstance(control.environment, HostEnvironment),
+        f"{control.environment.name} steps on the host, and this iteration is one program of the device; use "
+        "runners.hostcontrol.HostIteration.",
+    )
     check_control(control)
-    return first_state(control, key)
-
-
-def first_state(control: Control, key: Array) -> TrainState:
-    """:func:`initial_state` of parts that have been checked."""
     actors = begin(control.agent, control.environment, named_key(key, "actors"), control.num_environments)
-    params = control.agent.init(named_key(key, "params"), one_step(actors.seen))
+    return fresh_state(control, key, actors.seen, actors)
+
+
+def fresh_state(control: Control, key: Array, seen: Seen, world: PyTree) -> TrainState:
+    """Fresh parameters and duals.
+
+    Args:
+      control: what the run is made of, checked.
+      key: root key of the run.
+      seen: anything of the right shapes, [B, ...].
+      world: of the state.
+    """
+    params = control.agent.init(named_key(key, "params"), one_step(seen))
     duals, zero = control.method.init(), jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
@@ -50,13 +64,8 @@ def first_state(control: Control, key: Array) -> TrainState:
         skipped=zero,
         skipped_in_a_row=zero,
         method=control.method.init_state(named_key(key, "method")),
-        world=actors,
+        world=world,
     )
-
-
-def acting(state: TrainState) -> Params:
-    """Those of the agent that acts: pi_t, and V."""
-    return {**state.params, "policy": state.snapshots.get("old", state.params["policy"])}
 
 
 def iterate(control: Control, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -69,23 +78,53 @@ def iterate(control: Control, state: TrainState) -> tuple[TrainState, Metrics]:
     Returns:
       The state after it, and metrics.
     """
-    agent, method = control.agent, control.method
-    key = named_key(state.key, "iteration", state.step)
     actors, steps, episodes = unroll(
-        agent, control.environment, acting(state), state.world, named_key(key, "unroll"), control.unroll_length
+        control.agent,
+        control.environment,
+        acting(state),
+        state.world,
+        unroll_key(state.key, state.step),
+        control.unroll_length,
     )
+    state, metrics = learn_from(control, state._replace(world=actors), steps)
+    return state, metrics | episodes
+
+
+def acting(state: TrainState) -> Params:
+    """Parameters of what acts: pi_t, and V."""
+    return {**state.params, "policy": state.snapshots.get("old", state.params["policy"])}
+
+
+def unroll_key(key: Array, number: Array) -> Array:
+    """Of the unroll that the iteration of that number learns from; ``key`` is the run's."""
+    return named_key(named_key(key, "iteration", number), "unroll")
+
+
+def learn_from(
+    control: Control, state: TrainState, steps: Unroll, acted: Params | None = None
+) -> tuple[TrainState, Metrics]:
+    """What an iteration does with an unroll.
+
+    Args:
+      control: what the run is made of.
+      state: before it.
+      steps: of pi_t, or of the policy that was pi_t an iteration ago.
+      acted: that policy's parameters, where it is no longer pi_t.  Weights, ratios and the trust region are then of the
+        policy that acted, whose actions these are.
+    """
+    agent, method = control.agent, control.method
     samples = make_samples(agent, method.needs, state, steps)
-    world = ControlWorld(agent, method.needs)
-    state = state._replace(world=actors)
-    state, metrics = learn(
-        method, world.world(), control.optimizers, state, steps, samples, named_key(key, "learn"), control.passes
-    )
-    return finish(control, state, steps, metrics | episodes)
+    snapshots, world = state.snapshots, ControlWorld(agent, method.needs).world()
+    if acted is not None and "old" in snapshots:
+        state = state._replace(snapshots=snapshots | {"old": acted})
+    key = named_key(named_key(state.key, "iteration", state.step), "learn")
+    state, metrics = learn(method, world, control.optimizers, state, steps, samples, key, control.passes)
+    return finish(control, state._replace(snapshots=snapshots), metrics, steps.policy)
 
 
-def finish(control: Control, state: TrainState, steps: Unroll, metrics: Metrics) -> tuple[TrainState, Metrics]:
-    """The end of an iteration: it is counted, pi_t is refreshed, and how random it was is said."""
-    entropy = steps.policy.entropy()
+def finish(control: Control, state: TrainState, metrics: Metrics, policy: Distribution) -> tuple[TrainState, Metrics]:
+    """The end of an iteration: it is counted, pi_t is refreshed, and how random ``policy`` was is said."""
+    entropy = policy.entropy()
     said = {"entropy": Metric(jnp.sum(entropy), jnp.float32(entropy.size))}
     skipped = metrics["mstep/skipped_fraction"].mean() >= 1.0
     return finish_iteration(state, skipped, old_period=control.old_period), metrics | said
@@ -99,6 +138,7 @@ def make_samples(agent: Agent, needs: Needs, state: TrainState, steps: Unroll) -
             return steps.log_probs
         return agent.act(state.snapshots[name], steps.seen, steps.memories.policy)[0].log_prob(steps.actions)
 
+    # 1 where the policy of the steps acted; of a replay it is a later one.
     ratios = jnp.exp(steps.policy.log_prob(steps.actions) - steps.log_probs)
     advantages, targets = needs.critic.estimator(*steps.steps(needs.critic.gamma), ratios)
     anchors = [log_probs(name) for name in needs.anchors]
@@ -193,9 +233,11 @@ __all__ = [
     "ControlWorld",
     "acting",
     "finish",
-    "first_state",
+    "fresh_state",
     "initial_state",
     "iterate",
+    "learn_from",
     "make_samples",
     "measure",
+    "unroll_key",
 ]

@@ -3,13 +3,15 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gempi_jax.methods.base import Features, Method
-from gempi_jax.models import Categorical
+from gempi_jax.models import Categorical, Distribution
 from gempi_jax.numerics.checks import require
+from gempi_jax.rl.acting import first_seen
 from gempi_jax.rl.agent import Agent, one_step
 from gempi_jax.rl.env import Discrete, Environment
-from gempi_jax.rl.unroll import begin
+from gempi_jax.rl.host_env import HostEnvironment
 from gempi_jax.training.learn import ONE_UPDATE, Passes
 from gempi_jax.training.step import Optimizers
 
@@ -19,7 +21,7 @@ class Control(NamedTuple):
 
     Attributes:
       agent: the networks.
-      environment: where it acts.
+      environment: where it acts; on the host, ``runners.hostcontrol`` iterates.
       method: any that :func:`check_method` lets pass.
       optimizers: of parameters and duals.
       unroll_length: T.
@@ -29,7 +31,7 @@ class Control(NamedTuple):
     """
 
     agent: Agent
-    environment: Environment
+    environment: Environment | HostEnvironment
     method: Method
     optimizers: Optimizers
     unroll_length: int
@@ -77,6 +79,12 @@ def check_control(control: Control) -> None:
 def check_agent(control: Control) -> None:
     """Raises ValueError where the agent does not fit the environment or the unroll; nothing is computed."""
     agent, actions = control.agent, control.environment.actions
+    number = getattr(control.environment, "num_envs", control.num_environments)
+    require(
+        number == control.num_environments,
+        f"{control.environment.name} has {number} instances, and num_environments is {control.num_environments}; give "
+        "both the same.",
+    )
     for name, trunk in (("trunk", agent.trunk), ("value_trunk", agent.value_trunk)):
         written = getattr(getattr(trunk, "core", None), "unroll_length", control.unroll_length)
         require(
@@ -90,14 +98,7 @@ def check_agent(control: Control) -> None:
             f"{name} reads the last action with num_actions={getattr(trunk, 'num_actions', None)}, and "
             f"{control.environment.name} has {actions}; give {number}.",
         )
-
-    def policy(key):
-        seen = one_step(begin(agent, control.environment, key, 1).seen)
-        params = agent.init(key, seen)["policy"]
-        chosen = agent.act(params, seen, agent.initial_memories(1).policy)[0]
-        return chosen, chosen.sample(key)
-
-    chosen, action = jax.eval_shape(policy, jax.eval_shape(lambda: jax.random.key(0)))
+    chosen, action = policy_shape(control)
     if isinstance(actions, Discrete):
         fits = isinstance(chosen, Categorical) and chosen.log_probs.shape[-1] == actions.n
     else:
@@ -111,4 +112,17 @@ def check_agent(control: Control) -> None:
     )
 
 
-__all__ = ["Control", "check_agent", "check_control", "check_method"]
+def policy_shape(control: Control) -> tuple[Distribution, jax.ShapeDtypeStruct]:
+    """The agent's distribution at one step of one environment, and an action of it; nothing is computed."""
+    agent, environment = control.agent, control.environment
+
+    def policy(key):
+        seen = one_step(first_seen(environment.actions, jnp.zeros((1, *environment.observation_shape))))
+        params = agent.init(key, seen)["policy"]
+        chosen = agent.act(params, seen, agent.initial_memories(1).policy)[0]
+        return chosen, chosen.sample(key)
+
+    return jax.eval_shape(policy, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+__all__ = ["Control", "check_agent", "check_control", "check_method", "policy_shape"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import optax
 
 from gempi_jax.runners.build import blame, lookup
-from gempi_jax.runners.settings import DualSettings, OptimizerSettings, PhaseSettings
+from gempi_jax.runners.settings import ControlSettings, DualSettings, OptimizerSettings, PhaseSettings
 from gempi_jax.training import optimizers, schedules
 from gempi_jax.training.step import Optimizers
 
@@ -53,6 +53,19 @@ def build_optimizers(phase: PhaseSettings, name: str, *, critic: bool = False) -
         )
         rate = optimizers.learning_rate(policy, total)
     return Optimizers(params, _duals(phase.duals, total, f"config.{name}.duals")), rate
+
+
+def control_optimizers(settings: ControlSettings) -> tuple[Optimizers, Callable]:
+    """The optimisers of a run in environments, one for policy and critic, and the learning rate by update for the log.
+
+    Raises:
+      ValueError: as :func:`build_optimizers`.
+    """
+    total = settings.num_iterations * settings.num_epochs * settings.updates_per_epoch
+    with blame("config.optimizer"):
+        optimizer = _optimizer(settings.optimizer, "config.optimizer")
+        params, rate = optimizers.build(optimizer, total), optimizers.learning_rate(optimizer, total)
+    return Optimizers(params, _duals(settings.duals, total, "config.duals")), rate
 
 
 def _optimizer(settings: OptimizerSettings, place: str) -> optimizers.Optimizer:

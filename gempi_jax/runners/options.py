@@ -8,6 +8,7 @@ from gempi_jax.em import (
     Dual,
     ExactDivergence,
     Fixed,
+    GaussianDivergence,
     Given,
     GroupCentred,
     GroupRank,
@@ -45,6 +46,7 @@ from gempi_jax.numerics import (
     categorical_jensen_shannon,
     categorical_kl,
     categorical_reverse_kl,
+    gaussian_kl,
     k1,
     k2,
     k3,
@@ -67,8 +69,9 @@ TRUST_REGIONS: dict[str, TokenDivergence] = {
     "k1": SampledDivergence(k1),
     "k2": SampledDivergence(k2),
     "k3": SampledDivergence(k3),
+    "gaussian_kl": GaussianDivergence(gaussian_kl),
 }
-"""D_M of pi_k and pi_theta by name: exact over the vocabulary, or estimated on the sampled tokens alone."""
+"""D_M of pi_k and pi_theta by name: exact over the vocabulary, estimated on what was sampled alone, or a Gaussian's."""
 
 TRANSFORMS: dict[str, Transform] = {
     "given": Given(),
@@ -106,13 +109,18 @@ OPTIONS: dict[type, dict[str, Any]] = {
 }
 """Types that arguments of methods have, by their annotations, and how a config writes their values."""
 
-FAMILIES: dict[type, tuple[str, Callable[[float], Any], str]] = {
-    FDivergence: ("alpha_", alpha_divergence, "the order as a number, e.g. 'alpha_0.5'"),
-    Fixed: ("dual_", Dual, "the temperature at the start as a number, e.g. 'dual_0.5'"),
-    Dual: ("dual_", Dual, "the temperature at the start as a number, e.g. 'dual_0.5'"),
-    Lagrangian: ("lagrangian_", Lagrangian, "the multiplier at the start as a number, e.g. 'lagrangian_20'"),
-    Given: ("rewards_less_", Rewards, "what is taken off the rewards as a number, e.g. 'rewards_less_0.5'"),
-    Tilted: ("two_sets_", TwoSets, "the share of the better set as a number, e.g. 'two_sets_0.7'"),
+_DUAL = (("dual_", Dual, "the temperature at the start as a number, e.g. 'dual_0.5'"),)
+
+FAMILIES: dict[type, tuple[tuple[str, Callable[[float], Any], str], ...]] = {
+    FDivergence: (("alpha_", alpha_divergence, "the order as a number, e.g. 'alpha_0.5'"),),
+    Fixed: _DUAL,
+    Dual: _DUAL,
+    Lagrangian: (
+        ("lagrangian_", Lagrangian, "the multiplier at the start as a number, e.g. 'lagrangian_20'"),
+        ("line_search_", LineSearch, "what a step is lengthened to at most as a number, e.g. 'line_search_1'"),
+    ),
+    Given: (("rewards_less_", Rewards, "what is taken off the rewards as a number, e.g. 'rewards_less_0.5'"),),
+    Tilted: (("two_sets_", TwoSets, "the share of the better set as a number, e.g. 'two_sets_0.7'"),),
 }
 """Values with a number in their name: prefix, what makes one of it, and what the number is."""
 

@@ -11,8 +11,9 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gempi_jax.runners.build import world_of
 from gempi_jax.runners.literals import is_tuple, python_value, value_of
-from gempi_jax.runners.settings import PhaseSettings, RunSettings
+from gempi_jax.runners.settings import ControlSettings, PhaseSettings
 
 _OVERRIDE = re.compile(r"--?(no)?config[.\[]")
 _SUBSCRIPT = re.compile(r"\[(['\"])([^'\".]*)\1\]")
@@ -86,8 +87,11 @@ def _split(arguments: Sequence[str]) -> Iterator[tuple[str, str | None, str]]:
 
 
 def _schema(config: Mapping[str, Any]) -> Section:
-    """All settings of a config: those of every run, and the sections of its phases."""
-    own = typing.get_type_hints(RunSettings) | {"phases": tuple[str, ...]}
+    """All settings of a config: those of every run of its world, and the sections of its phases."""
+    world = world_of(config)
+    if world is ControlSettings:
+        return _section(world, config)
+    own = typing.get_type_hints(world) | {"phases": tuple[str, ...]}
     phases = config.get("phases") or ()
     named = {
         name: _section(PhaseSettings, value)

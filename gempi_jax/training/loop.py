@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from gempi_jax.training.budgets import PATIENCE, budget_notes
 from gempi_jax.training.checkpoint import Checkpointer
@@ -37,9 +38,10 @@ class Phase(NamedTuple):
       num_iterations: of this phase.
       begin: the state that the previous phase left -> the state of this phase's first iteration.
       iterate: returns the new state, whose ``step`` is higher by the iterations made, one or several, and their
-        metrics, ``num_tokens`` among them.
+        metrics, ``counted`` among them.
       evaluate: judges a state on held-out data.
       eval_every: iterations between evaluations; the phase's end is always evaluated.
+      counted: the metric that is summed up over the run, such as ``num_tokens``.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Phase(NamedTuple):
     iterate: Callable[[TrainState], tuple[TrainState, dict[str, float]]]
     evaluate: Callable[[TrainState], Judged]
     eval_every: int
+    counted: str = "num_tokens"
 
 
 def train(
@@ -68,8 +71,8 @@ def train(
     Args:
       phases: of the whole run.
       state: of phase ``host["phase"]``, at any of its iterations.
-      host: what goes into checkpoints beside the state: ``phase``, the index of its phase, ``num_tokens`` so far, and
-        ``begun`` once the first evaluation is written.
+      host: what goes into checkpoints beside the state: ``phase``, the index of its phase, what its phases have
+        ``counted`` so far, and ``begun`` once the first evaluation is written.
       checkpointer, writer, preemption, progress: of the run.
       checkpoint_every: iterations between checkpoints.
       keep_boundary: keeps a copy of the state that an iteration started from, so that a signal can be answered at any
@@ -132,10 +135,10 @@ class _Loop:
         if index > self.host["phase"]:
             state, self.host["phase"] = phase.begin(state), index
         recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=PATIENCE)
-        while (before := int(state.step)) < phase.num_iterations:
+        while (before := steps_of(state)) < phase.num_iterations:
             self._hold(offset + before, state)
             state, row = phase.iterate(state)
-            after = int(state.step)
+            after = steps_of(state)
             if after == phase.num_iterations or _passed(before, after, phase.eval_every):
                 row = {**row, **self._judge(index, offset + after, state)}
             recent.append(row)
@@ -155,7 +158,7 @@ class _Loop:
         """Held-out figures; at a phase's end its completions are kept, from which the next phase starts."""
         judged = self.phases[index].evaluate(state)
         self.heldout = judged.metrics
-        if int(state.step) == self.phases[index].num_iterations:
+        if steps_of(state) == self.phases[index].num_iterations:
             self.writer.samples(step, _label(judged.samples, self.phases[index].name, "after"))
             for following in self.phases[index + 1 : index + 2]:
                 self.writer.samples(step, _label(judged.samples, following.name, "before"))
@@ -163,12 +166,16 @@ class _Loop:
 
     def _tell(self, phase: Phase, step: int, row: dict[str, Any], recent: list[dict[str, Any]]) -> None:
         """Writes the metrics of an iteration, and shows them."""
-        self.host["num_tokens"] += row["num_tokens"]
-        row["num_tokens"] = self.host["num_tokens"]
+        row[phase.counted] = self.host[phase.counted] = self.host.get(phase.counted, 0.0) + row[phase.counted]
         total = sum(phase.num_iterations for phase in self.phases)
         self.writer.metrics(step, {"phase": phase.name, **row})
         self.progress.update(phase.name, step, total, {**self.heldout, **row})
         self.progress.note(budget_notes(recent))
+
+
+def steps_of(state: TrainState) -> int:
+    """Iterations completed; runs side by side in one state have all completed as many."""
+    return int(np.max(jax.device_get(state.step)))
 
 
 def _passed(before: int, after: int, every: int) -> bool:
@@ -181,7 +188,8 @@ def _label(samples, phase, when):
 
 
 def _check_skips(state: TrainState, step: int, limit: int, num_iterations: int) -> None:
-    in_a_row, total = jax.device_get((state.skipped_in_a_row, state.skipped))
+    # Of runs side by side those that can go on do so.
+    in_a_row, total = (int(np.min(x)) for x in jax.device_get((state.skipped_in_a_row, state.skipped)))
     if in_a_row >= min(limit, num_iterations):
         raise TooManySkippedUpdates(
             f"step {step}: {in_a_row} iterations in a row made no update, since a loss, reward or gradient was not "

@@ -25,7 +25,7 @@ def ending(monkeypatch, capsys):
                 raise error
             int("x" * 3)  # a ValueError that nobody wrote
 
-        monkeypatch.setattr(launch, "run", run)
+        monkeypatch.setattr(launch.llm, "run", run)
         # The devices of this process are there already.
         monkeypatch.setattr(launch.jax.config, "update", lambda *_: None)
         status = launch.launch(config, "runs/none", arguments)

@@ -107,10 +107,10 @@ def test_a_failure_says_whose_when_and_what(fate, message):
     # beginning with another number.
     with make(COUNTING, num_envs=2, fate=fate, victim=1) as environment:
         environment.reset()
-        environment._driver._vector.envs[1].unwrapped.victim = None
+        environment.driver._vector.envs[1].unwrapped.victim = None
         for _ in range(4):
             environment.step(np.zeros(2, int))
-        environment._driver._vector.envs[1].unwrapped.victim = 1
+        environment.driver._vector.envs[1].unwrapped.victim = 1
         with pytest.raises(EnvironmentFailed, match=message) as failed:
             three_steps(environment)
     assert (failed.value.index, failed.value.step) == (1, 6)

@@ -7,31 +7,11 @@ import pytest
 
 from gempi_jax.models import GRU, CategoricalHead, MLPCore, MLPTorso, gtrxl
 from gempi_jax.numerics.advantages import gae
-from gempi_jax.rl import Discrete, episodic
 from gempi_jax.rl.agent import Agent, Seen, Trunk, one_step
 from gempi_jax.rl.unroll import begin, unroll
+from tests.rl.corridors import corridor
 
 NUMBER, LENGTH = 8, 9
-
-
-def corridor(max_episode_steps=4):
-    """Action 1 goes on, 0 stays; the fourth cell ends the episode, and each step earns the cell's number."""
-
-    def reset(key):
-        return jnp.int32(0), jnp.zeros(2)
-
-    def transition(key, cell, action):
-        cell = cell + action
-        return cell, jnp.stack([cell * 0.5, jnp.float32(1.0)]), cell * 1.0, cell >= 3
-
-    return episodic(
-        "corridor",
-        observation_shape=(2,),
-        actions=Discrete(2),
-        max_episode_steps=max_episode_steps,
-        reset=reset,
-        transition=transition,
-    )
 
 
 def trunk(core):

@@ -1,8 +1,15 @@
-"""What a run of a language model is, as typed values: every field of a config is a field here, with its unit.
+"""What a run is, as typed values: every field of a config is a field here, with its unit.
 
 ``runners.build`` turns a config into these and checks types and names on the way; nothing below it sees a config.
 """
 
+from gempi_jax.runners.settings.control import (
+    ControlSettings,
+    CriticSettings,
+    EnvironmentSettings,
+    NetworkSettings,
+    PlaySettings,
+)
 from gempi_jax.runners.settings.data import DataSettings
 from gempi_jax.runners.settings.model import LoRASettings, ModelSettings
 from gempi_jax.runners.settings.optimizer import DualSettings, OptimizerSettings
@@ -12,14 +19,19 @@ from gempi_jax.runners.settings.run import CheckpointSettings, EvalSettings, Mes
 __all__ = [
     "AdvantageSettings",
     "CheckpointSettings",
+    "ControlSettings",
+    "CriticSettings",
     "DataSettings",
     "DualSettings",
+    "EnvironmentSettings",
     "EvalSettings",
     "LoRASettings",
     "MeshSettings",
     "ModelSettings",
+    "NetworkSettings",
     "OptimizerSettings",
     "PhaseSettings",
+    "PlaySettings",
     "RunSettings",
     "SamplingSettings",
     "UpdateSettings",

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from gempi_jax.runners.settings.checks import require
+from gempi_jax.runners.settings.checks import at_least_one, require
 from gempi_jax.runners.settings.optimizer import DualSettings, OptimizerSettings
 
 
@@ -151,9 +151,3 @@ class PhaseSettings(SamplingSettings, AdvantageSettings, UpdateSettings):
     def samples_per_prompt(self) -> int:
         """K: a dataset has one completion of each prompt, or a pair."""
         return {"rollout": self.num_generations, "preferences": 2}.get(self.source, 1)
-
-
-def at_least_one(settings: object, *names: str) -> None:
-    """Raises ValueError where a count is below 1."""
-    for name in names:
-        require(getattr(settings, name) > 0, name, getattr(settings, name), "must be at least 1")

@@ -1,0 +1,259 @@
+"""A run in environments from settings to report: iterations in one program, seeds side by side.
+
+Axis 0 of every leaf of the state is the seed.  Devices share the seeds where they divide them, and the environments
+otherwise.
+"""
+
+import dataclasses
+import functools
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gempi_jax.contracts import Metrics
+from gempi_jax.numerics.keys import named_key
+from gempi_jax.rl.play import play
+from gempi_jax.runners.build import blame
+from gempi_jax.runners.compiled import Clock, Compiled
+from gempi_jax.runners.control import initial_state, iterate
+from gempi_jax.runners.controlbuild import build_control
+from gempi_jax.runners.controlparts import Control
+from gempi_jax.runners.optimizers import control_optimizers
+from gempi_jax.runners.settings import ControlSettings
+from gempi_jax.training import sharding
+from gempi_jax.training.checkpoint import Checkpointer
+from gempi_jax.training.lock import check_free, locked
+from gempi_jax.training.loop import Judged, Phase, train
+from gempi_jax.training.preemption import Preemption
+from gempi_jax.training.progress import Progress
+from gempi_jax.training.state import TrainState
+from gempi_jax.training.writers import Writer, check_workdir, claim_workdir, workdir_path
+from gempi_jax.types import Array
+
+BY_SEED = ("episode/return", "episode/length")
+"""Metrics that each seed has a number of its own of: ``episode/return/seed_0``."""
+
+SHOWN = {
+    "episode/return": "return",
+    "episode/length": "length",
+    "mstep/kl": "kl",
+    "estep/ess_fraction": "ess",
+    "value/explained_variance": "explained",
+    "perf/steps_per_second": "steps/s",
+}
+"""What the progress line shows."""
+
+_logger = logging.getLogger(__name__)
+
+
+def run(
+    settings: ControlSettings,
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    report: Callable[[pathlib.Path], object] | None = None,
+) -> pathlib.Path:
+    """Trains, or goes on with, the run of a workdir and writes its report.
+
+    Args:
+      settings: of the run.
+      workdir: its folder; one that holds another run, or is in use, is refused.
+      config: what ``config.json`` is to hold.
+      report: writes the report of a workdir; ``None`` for no report.
+
+    Returns:
+      The folder of its checkpoints, the last of which is the policy.
+
+    Raises:
+      ValueError: a mistake in the settings; raised before anything is computed.
+      Preempted: the run was asked to end and has saved.
+    """
+    with Preemption(grace_seconds=settings.preemption_grace_seconds) as preemption:
+        workdir = workdir_path(workdir)
+        check_workdir(workdir, config)
+        check_free(workdir)
+        control = build_control(settings)
+        with blame("config.mesh"):
+            mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
+        with locked(workdir):
+            workdir = claim_workdir(workdir, config)
+            _train(ControlRun(settings, control, mesh), workdir, preemption)
+            if report is not None:
+                report(workdir)
+    return workdir / "checkpoints"
+
+
+def _train(made: "ControlRun", workdir: pathlib.Path, preemption: Preemption) -> TrainState:
+    settings = made.settings
+    checkpointer = open_checkpoints(settings, workdir)
+    restored = checkpointer.restore_latest(made.template())
+    if restored is None:
+        state, host, resumed_at = made.initial_state(), {"phase": 0}, None
+    else:
+        state, host, resumed_at = restored
+    with Writer(workdir, resumed_at=resumed_at) as writer:
+        return train(
+            [made.phase()],
+            state,
+            host=host,
+            checkpointer=checkpointer,
+            writer=writer,
+            preemption=preemption,
+            progress=Progress(shown=SHOWN),
+            checkpoint_every=settings.checkpoint.every,
+            # Nothing is donated: a state that a call started from lives until the next is there.
+            keep_boundary=False,
+            max_skips_in_a_row=settings.max_skips_in_a_row,
+        )
+
+
+def open_checkpoints(settings: ControlSettings, workdir: pathlib.Path) -> Checkpointer:
+    """The checkpoints of a run; those of other networks, environments or seeds are refused by their shapes."""
+    fingerprint = {"environment": settings.environment.name, "core": settings.core}
+    return Checkpointer(workdir / "checkpoints", keep=settings.checkpoint.keep, fingerprint=fingerprint)
+
+
+class ControlRun:
+    """The compiled functions of a run, and where its state lies.
+
+    Args:
+      settings: of the run.
+      control: made of them.
+      mesh: of which the ``data`` axis is used.
+    """
+
+    def __init__(self, settings: ControlSettings, control: Control, mesh: Mesh):
+        self.settings, self.control, self._mesh = settings, control, mesh
+        self._by_seed = settings.num_seeds % mesh.shape["data"] == 0
+        self._iterate = {number: Compiled(functools.partial(self._scan, number)) for number in self._lengths()}
+        self._play = Compiled(self._over_seeds(self._play_seed))
+        self._rate = control_optimizers(settings)[1]
+
+    def seeds(self) -> Array:
+        """One key each."""
+        numbers = self.settings.seed + np.arange(self.settings.num_seeds)
+        return jax.vmap(jax.random.key)(jnp.asarray(numbers, jnp.int32))
+
+    def initial_state(self) -> TrainState:
+        """Of all seeds, in its shards."""
+        make = functools.partial(jax.lax.map, functools.partial(initial_state, self.control))
+        shape = jax.eval_shape(make, self.seeds())
+        return jax.jit(make, out_shardings=self._shardings(shape))(self.seeds())
+
+    def template(self) -> TrainState:
+        """Shapes and shards of the state, to restore into."""
+        make = functools.partial(jax.lax.map, functools.partial(initial_state, self.control))
+        shape = jax.eval_shape(make, self.seeds())
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, self._shardings(shape)
+        )
+
+    def phase(self) -> Phase:
+        """The run as the loop takes it."""
+        settings = self.settings
+        return Phase(
+            settings.method,
+            settings.num_iterations,
+            lambda state: state,
+            self.iterate,
+            self.evaluate,
+            settings.eval.every or settings.num_iterations,
+            counted="env_steps",
+        )
+
+    def iterate(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
+        """``log_every`` iterations of all seeds, fewer at the end, and what there is to say of them."""
+        done = int(np.max(jax.device_get(state.step)))
+        length = min(self.settings.log_every, self.settings.num_iterations - done)
+        compiled = self._iterate[length].prepare(state)
+        clock = Clock()
+        state, metrics = compiled(state)
+        found = jax.device_get(metrics)
+        seconds = clock.total()
+        env_steps = length * self.settings.steps_per_iteration
+        updates = self.settings.updates_per_epoch * self.settings.num_epochs
+        row = summary(found) | {
+            "env_steps": float(env_steps),
+            "learning_rate": float(self._rate((done + length) * updates - 1)),
+            "skipped_updates": float(np.sum(jax.device_get(state.skipped))),
+            "step_time": seconds,
+            "perf/steps_per_second": env_steps * self.settings.num_seeds / seconds,
+        }
+        return state, row
+
+    def evaluate(self, state: TrainState) -> Judged:
+        """Episodes of the greedy policies; each seed's mean, and the mean of those."""
+        if not self.settings.eval.episodes:
+            return Judged({}, [])
+        played = jax.device_get(self._play(state))
+        metrics = {"heldout/episode/return": played.returns, "heldout/episode/length": played.lengths}
+        return Judged(_named({name: np.mean(values, axis=1) for name, values in metrics.items()}), [])
+
+    def _lengths(self) -> set[int]:
+        """Of calls; the checkpoint of a run that was stopped lies between two."""
+        total, every = self.settings.num_iterations, min(self.settings.log_every, self.settings.num_iterations)
+        return {every, total % every} - {0}
+
+    def _scan(self, length: int, state: TrainState) -> tuple[TrainState, Metrics]:
+        def one(state):
+            state, metrics = jax.lax.scan(lambda s, _: iterate(self.control, s), state, length=length)
+            return state, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+
+        return self._over_seeds(one)(state)
+
+    def _play_seed(self, state: TrainState):
+        key = named_key(state.key, "play")  # the same beginnings each time
+        return play(self.control.agent, self.control.environment, state.params, key, self.settings.eval.episodes)
+
+    def _over_seeds(self, function: Callable) -> Callable:
+        # Small networks are faster one after the other on a CPU, and each seed is then what it is alone, bit by bit.
+        in_turn = self._mesh.devices.flat[0].platform == "cpu"
+        mapped = functools.partial(jax.lax.map, function) if in_turn else jax.vmap(function)
+        if not self._by_seed or self._mesh.shape["data"] == 1:
+            return mapped
+        # Each device has seeds of its own, and none waits for another.
+        axes = PartitionSpec(sharding.BATCH_AXES)
+        return jax.shard_map(mapped, mesh=self._mesh, in_specs=axes, out_specs=axes, check_vma=False)
+
+    def _shardings(self, shape: TrainState):
+        whole, data = PartitionSpec(), sharding.BATCH_AXES
+        if self._by_seed:
+            return jax.tree.map(lambda _: NamedSharding(self._mesh, PartitionSpec(data)), shape)
+        # Axis 1 of what the world carries is the environment.
+        number = self.settings.num_environments
+
+        def environments(x):
+            split = x.ndim > 1 and x.shape[1] == number
+            return NamedSharding(self._mesh, PartitionSpec(None, data) if split else whole)
+
+        everywhere = jax.tree.map(lambda _: NamedSharding(self._mesh, whole), shape)
+        return everywhere._replace(world=jax.tree.map(environments, shape.world))
+
+
+def summary(metrics: Metrics) -> dict[str, float]:
+    """Means over the seeds of each seed's own; those without a value, of episodes where none ended, are left out."""
+    row = {}
+    for name, metric in metrics.items():
+        counted = metric.weight > 0
+        means = np.where(counted, metric.sum / np.where(counted, metric.weight, 1.0), np.nan)
+        row |= _named({name: means})
+    return row
+
+
+def _named(by_seed: dict[str, np.ndarray]) -> dict[str, float]:
+    row = {}
+    for name, values in by_seed.items():
+        finite = values[~np.isnan(values)] if name.removeprefix("heldout/") in BY_SEED else values
+        if len(finite):
+            row[name] = float(np.mean(finite))
+        if name.removeprefix("heldout/") in BY_SEED and len(values) > 1:
+            row |= {f"{name}/seed_{i}": float(value) for i, value in enumerate(values) if not np.isnan(value)}
+    return row
+
+
+__all__ = ["ControlRun", "open_checkpoints", "run", "summary"]

@@ -1,0 +1,188 @@
+"""A run in environments: where, with which networks and critic, by which method, for how long."""
+
+import dataclasses
+import math
+from typing import Any
+
+from gempi_jax.runners.settings.checks import at_least_one, require
+from gempi_jax.runners.settings.optimizer import DualSettings, OptimizerSettings
+from gempi_jax.runners.settings.run import CheckpointSettings, MeshSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentSettings:
+    """Where the policy acts: a name of :func:`gempi_jax.rl.make`, and options of that environment."""
+
+    name: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """Torso, core and head; the core's kind is ``config.core``.
+
+    Attributes:
+      torso: mlp (dense layers on the flattened observation), cnn or resnet (on pictures [H, W, channels]).
+      torso_widths: of dense layers.
+      channels: of a cnn's or resnet's convolutions.
+      scale: what pictures are multiplied by first; 1/255 for bytes.
+      activation: tanh or relu, of the mlp torso.
+      width: of the core; of an mlp core the one layer, and 0 has none.
+      num_layers, num_heads, mlp_width, memory_length: of a transformer core.
+      gate: of gtrxl: gru, output, input, highway or sigmoid_tanh.
+      previous: whether the core reads the last action and reward.
+      distribution: of continuous actions: gaussian, or tanh_gaussian, which keeps within finite bounds.
+      initial_scale: of a Gaussian, its standard deviation at the start.
+      dtype: of a core's activations and memory.
+    """
+
+    torso: str = "mlp"
+    torso_widths: tuple[int, ...] = (64,)
+    channels: tuple[int, ...] = (16,)
+    scale: float = 1.0
+    activation: str = "relu"
+    width: int = 32
+    num_layers: int = 2
+    num_heads: int = 2
+    mlp_width: int = 64
+    memory_length: int = 32
+    gate: str = "gru"
+    previous: bool = False
+    distribution: str = "gaussian"
+    initial_scale: float = 1.0
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        at_least_one(self, "num_layers", "num_heads", "mlp_width", "memory_length")
+        require(self.width >= 0, "width", self.width, "must be at least 1, or 0 for an mlp core without a layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticSettings:
+    """V, and how it makes advantages.
+
+    Attributes:
+      estimator: gae, unroll_returns (V-MPO's: rewards to the unroll's end, then V) or n_step_returns.
+      lam: of gae.
+      n: of n_step_returns.
+      gamma: what the next step counts.
+      features: own (a network of its own, as the policy's), shared (the policy's, which its loss moves, too) or
+        detached (the policy's, left as they are).
+      coefficient: of the value loss.
+      value_clip: V that has moved so far towards its target stops, units of return; 0 without.
+    """
+
+    estimator: str = "gae"
+    lam: float = 0.95
+    n: int = 5
+    gamma: float = 0.99
+    features: str = "shared"
+    coefficient: float = 0.5
+    value_clip: float = 0.0
+
+    def __post_init__(self):
+        require(0 <= self.gamma <= 1, "gamma", self.gamma, "a discount lies in [0, 1]")
+        require(0 < self.coefficient < math.inf, "coefficient", self.coefficient, "must be above 0, finite")
+        require(self.value_clip >= 0, "value_clip", self.value_clip, "must be above 0, or 0 for none")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaySettings:
+    """Episodes of the greedy policy, by which a run is judged at its beginning and its end.
+
+    Attributes:
+      episodes: of each seed; 0 judges by what the sampled policy earns alone.
+      every: iterations between judgements on the way; 0 for none.
+    """
+
+    episodes: int = 16
+    every: int = 0
+
+    def __post_init__(self):
+        for name in ("episodes", "every"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 1, or 0 for none")
+
+
+ADAM = OptimizerSettings(name="adam", learning_rate=1e-3, schedule="linear", max_grad_norm=0.5)
+"""What small networks learn with in a few hundred thousand steps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlSettings:
+    """A whole run in environments.
+
+    Attributes:
+      environment, network, critic, eval, optimizer, duals, checkpoint, mesh: see their classes.
+      method: a name of ``gempi_jax.methods.METHODS``, with ``method_args`` for its factory.
+      core: gtrxl, trxl_i, trxl, lstm, gru, or mlp, which remembers nothing.
+      entropy_coefficient: of a bonus on the policy's entropy.
+      env_steps: of each seed, over all its environments; the run ends with the iteration that reaches it.
+      num_environments: B.  unroll_length: T.  One iteration acts for B T steps.
+      updates_per_epoch: optimiser steps per pass over an iteration's unrolls, cut by environment.  num_epochs: passes.
+      old_period: T_target, iterations between refreshes of pi_t, which acts.
+      num_seeds: runs side by side in one program, from ``seed`` on.
+      log_every: iterations in one call, and in one row of ``metrics.jsonl``.
+      max_skips_in_a_row: the run ends with an error after so many iterations in a row that no seed could learn from.
+      preemption_grace_seconds: from a signal until the run is saved from outside the main thread.
+    """
+
+    environment: EnvironmentSettings
+    network: NetworkSettings = dataclasses.field(default_factory=NetworkSettings)
+    critic: CriticSettings = dataclasses.field(default_factory=CriticSettings)
+    method: str = "vmpo"
+    method_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    core: str = "mlp"
+    entropy_coefficient: float = 0.0
+    env_steps: int = 250_000
+    num_environments: int = 16
+    unroll_length: int = 64
+    updates_per_epoch: int = 4
+    num_epochs: int = 4
+    old_period: int = 1
+    optimizer: OptimizerSettings = ADAM
+    duals: DualSettings = dataclasses.field(default_factory=DualSettings)
+    eval: PlaySettings = dataclasses.field(default_factory=PlaySettings)
+    checkpoint: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
+    mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
+    num_seeds: int = 1
+    seed: int = 0
+    log_every: int = 5
+    max_skips_in_a_row: int = 50
+    preemption_grace_seconds: float = 1.0
+
+    def __post_init__(self):
+        counts = ("env_steps", "num_environments", "unroll_length", "updates_per_epoch", "num_epochs", "old_period")
+        at_least_one(self, *counts, "num_seeds", "log_every", "max_skips_in_a_row")
+        require(
+            self.num_environments % self.updates_per_epoch == 0,
+            "num_environments",
+            self.num_environments,
+            f"must be a multiple of updates_per_epoch = {self.updates_per_epoch}: updates are cut by environment",
+        )
+        last = self.seed + self.num_seeds
+        require(self.seed >= -(2**31) and last <= 2**31, "seed", self.seed, "all seeds must be in [-2**31, 2**31)")
+        grace = self.preemption_grace_seconds
+        require(0 <= grace < math.inf, "preemption_grace_seconds", grace, "must be a number of at least 0")
+        require(
+            self.mesh.fsdp == self.mesh.tensor == 1,
+            "mesh",
+            dataclasses.asdict(self.mesh),
+            "control is spread over data alone: set fsdp and tensor to 1",
+        )
+        data, seeds, environments = self.mesh.data, self.num_seeds, self.num_environments // self.updates_per_epoch
+        require(
+            seeds % data == 0 or environments % data == 0,
+            "mesh.data",
+            data,
+            f"must divide num_seeds = {seeds}, or the {environments} environments of an update",
+        )
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Of one seed."""
+        return self.num_environments * self.unroll_length
+
+    @property
+    def num_iterations(self) -> int:
+        """The fewest that reach ``env_steps``."""
+        return -(-self.env_steps // self.steps_per_iteration)

@@ -1,0 +1,83 @@
+"""Runs in environments as users start them: every config, killed processes, pictures, what is said of a mistake."""
+
+import importlib
+import pathlib
+import random
+
+import numpy as np
+import pytest
+
+from gempi_jax.runners.build import settings_from_config
+from gempi_jax.runners.controlbuild import build_control
+
+pytestmark = pytest.mark.slow
+
+CONFIGS = sorted(path.stem for path in (pathlib.Path(__file__).parents[2] / "configs/rl").glob("*.py"))
+NEEDS = {"cartpole": "gymnax", "memory_chain": "gymnax", "breakout": "gymnax", "pendulum": "gymnax"}
+NEEDS |= {"minigrid_memory": "xminigrid"}
+
+# A T-maze, which needs no package beside this one; a GTrXL, so that memories are in the checkpoint.
+TINY = (
+    "--config.environment.options.length=3",
+    "--config.network.width=8",
+    "--config.network.memory_length=4",
+    "--config.unroll_length=8",
+    "--config.num_seeds=2",
+    "--config.log_every=1",
+    "--config.checkpoint.every=1",
+    "--config.eval.episodes=2",
+)
+KILLS = 10
+ITERATIONS = 60
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_describes_a_run_that_fits(name):
+    pytest.importorskip(NEEDS.get(name, "gempi_jax"))
+    config = importlib.import_module(f"configs.rl.{name}").get_config("quick")
+    build_control(settings_from_config(config))
+
+
+def state(workdir: pathlib.Path):
+    """Every array of the latest checkpoint."""
+    import orbax.checkpoint as ocp
+
+    latest = sorted((workdir / "checkpoints").glob("step_*"))[-1]
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.restore(latest / "arrays")
+
+
+def test_a_run_killed_ten_times_at_random_is_the_run_that_nothing_disturbed(runs, rows, tmp_path):
+    config = "configs/rl/t_maze.py:quick"
+    options = (*TINY, f"--config.env_steps={ITERATIONS * 16 * 8}")
+    code, output = runs.run(config, tmp_path / "whole", *options)
+    assert code == 0, output
+    draw = random.Random(0)
+    for kill in range(KILLS):
+        process = runs.start(config, tmp_path / "killed", *options)
+        before = len(rows(tmp_path / "killed"))
+        further = draw.randint(1, ITERATIONS // KILLS - 1)
+        runs.stop_when(process, lambda n=before + further: len(rows(tmp_path / "killed")) >= n, runs.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert process.returncode == -runs.SIGKILL, kill
+    code, output = runs.run(config, tmp_path / "killed", *options)
+    assert code == 0, output
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    one, other = state(tmp_path / "killed"), state(tmp_path / "whole")
+    assert one.keys() == other.keys()
+    assert any("world/memories" in name for name in one)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_sigterm_saves_and_the_run_goes_on(runs, rows, tmp_path):
+    config, options = "configs/rl/t_maze.py:quick", (*TINY, f"--config.env_steps={ITERATIONS * 16 * 8}")
+    process = runs.start(config, tmp_path / "run", *options)
+    runs.stop_when(process, lambda: len(rows(tmp_path / "run")) >= 3, runs.SIGTERM)
+    code, output = runs.finish(process)
+    assert (code, "the same command goes on" in output) == (0, True), output
+    assert len(rows(tmp_path / "run")) < ITERATIONS
+    code, output = runs.run(config, tmp_path / "run", *options)
+    assert code == 0, output
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(ITERATIONS + 1))

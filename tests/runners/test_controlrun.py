@@ -1,0 +1,197 @@
+"""Runs in environments from settings to workdir: what they leave and refuse; devices and stops change nothing."""
+
+import dataclasses
+import json
+import pathlib
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from gempi_jax.report import write_report
+from gempi_jax.runners.build import settings_from_config
+from gempi_jax.runners.control import iterate
+from gempi_jax.runners.controlbuild import build_control
+from gempi_jax.runners.controlrun import ControlRun, run
+from gempi_jax.training import sharding
+from gempi_jax.training.loop import TooManySkippedUpdates
+
+# A T-maze of two steps; 2 x 8 environments, so that an update has eight.
+TINY = {
+    "environment": {"name": "TMaze", "options": {"length": 2}},
+    "network": {"torso_widths": (8,), "width": 8, "memory_length": 4, "num_layers": 1},
+    "method_args": {"epsilon_alpha": 0.05, "enforced": "line_search_1"},
+    "num_environments": 16,
+    "unroll_length": 8,
+    "updates_per_epoch": 2,
+    "num_epochs": 2,
+    "env_steps": 4 * 16 * 8,
+    "log_every": 2,
+    "eval": {"episodes": 4},
+    "checkpoint": {"every": 2},
+}
+
+
+def read(workdir: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def start(workdir, report=None, **changes):
+    config = TINY | changes
+    return run(settings_from_config(config), workdir, config, report=report)
+
+
+def made(**changes) -> ControlRun:
+    settings = settings_from_config(TINY | changes)
+    return ControlRun(settings, build_control(settings), sharding.make_mesh(dataclasses.asdict(settings.mesh)))
+
+
+def learnt(**changes):
+    one = made(**changes)
+    state, row = one.iterate(one.initial_state())
+    return jax.device_get(state), row
+
+
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "two"
+    start(workdir, report=write_report, num_seeds=2)
+    return workdir
+
+
+def test_rows_say_what_was_taken_and_earned(two_seeds):
+    rows = read(two_seeds)
+    assert [row["step"] for row in rows] == [0, 2, 4]
+    assert [row.get("env_steps") for row in rows] == [None, 256, 512]
+    for row in rows[1:]:
+        by_seed = [row[f"episode/return/seed_{seed}"] for seed in (0, 1)]
+        np.testing.assert_allclose(row["episode/return"], np.mean(by_seed))
+        assert row["perf/steps_per_second"] > 0
+        assert row["skipped_updates"] == 0
+    assert {"heldout/episode/return", "heldout/episode/return/seed_1"} <= rows[0].keys() & rows[-1].keys()
+
+
+def test_the_report_shows_returns_against_environment_steps(two_seeds):
+    page = (two_seeds / "report.html").read_text()
+    for text in ("Return of an episode", "environment step", "2 seeds from 0", "TMaze", "Explained variance"):
+        assert text in page
+    assert "not finished" not in page
+
+
+def test_a_seed_beside_others_is_what_it_is_alone():
+    both, _ = learnt(num_seeds=2)
+    alone, _ = learnt(num_seeds=1, seed=1)
+    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[1:], _numbers(both)), _numbers(alone))
+
+
+def _numbers(state):
+    """Keys as what they hold."""
+    return jax.tree.map(
+        lambda x: np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x),
+        state,
+    )
+
+
+@pytest.mark.parametrize("seeds", [8, 1], ids=["a_seed_each", "environments"])
+@pytest.mark.parametrize("core", ["mlp", "gtrxl"])
+def test_eight_devices_end_where_one_does(seeds, core):
+    # Not Adam: it divides gradients that are all rounding by their own size.
+    changes = {"num_seeds": seeds, "core": core, "optimizer": {"name": "sgd", "learning_rate": 0.1}}
+    one, row = learnt(**changes)
+    eight, other = learnt(**changes, mesh={"data": 8})
+    chex.assert_trees_all_close(_numbers(eight), _numbers(one), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(other["episode/return"], row["episode/return"], rtol=1e-6)
+
+
+def test_pmap_over_seeds_ends_where_one_device_does():
+    changes = {"num_seeds": 8, "log_every": 1, "optimizer": {"name": "sgd", "learning_rate": 0.1}}
+    one = made(**changes)
+    begun = one.initial_state()
+    expected, _ = one.iterate(begun)
+    state, _ = jax.pmap(lambda state: iterate(one.control, state))(begun)
+    chex.assert_trees_all_close(_numbers(jax.device_get(state)), _numbers(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_that_was_cut_short_goes_on_bit_by_bit(two_seeds, tmp_path):
+    workdir = tmp_path / "cut"
+    config = TINY | {"num_seeds": 2}
+
+    class Cut(Exception):
+        pass
+
+    def cut(made, workdir, preemption):
+        raise Cut
+
+    # The first half, then the same command.
+    half = ControlRun.iterate
+    calls = []
+
+    def stop_after_one(self, state):
+        if calls:
+            raise Cut
+        calls.append(1)
+        return half(self, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ControlRun, "iterate", stop_after_one)
+        with pytest.raises(Cut):
+            run(settings_from_config(config), workdir, config)
+    run(settings_from_config(config), workdir, config)
+    for mine, whole in zip(read(workdir), read(two_seeds), strict=True):
+        timed = {name for name in whole if "time" in name or name.startswith("perf/")}
+        assert {k: v for k, v in mine.items() if k not in timed} == {k: v for k, v in whole.items() if k not in timed}
+
+
+NOT_A_NUMBER = """
+import jax.numpy as jnp
+from gempi_jax.rl import Discrete, episodic
+
+def broken():
+    def reset(key):
+        return jnp.int32(0), jnp.zeros(2)
+
+    def transition(key, world, action):
+        return world, jnp.zeros(2), jnp.float32(jnp.nan), jnp.bool_(True)
+
+    return episodic("broken", observation_shape=(2,), actions=Discrete(2), max_episode_steps=3, reset=reset,
+                    transition=transition)
+"""
+
+
+def test_rewards_that_are_no_numbers_end_the_run_with_its_checkpoint(tmp_path):
+    (tmp_path / "own.py").write_text(NOT_A_NUMBER)
+    environment = {"name": f"{tmp_path}/own.py:broken"}
+    with pytest.raises(TooManySkippedUpdates, match="4 iterations in a row made no update"):
+        start(tmp_path / "run", environment=environment, max_skips_in_a_row=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"environment": {"name": "CartPol-v1"}}, r"config.environment.*CartPol-v1.*did you mean.*CartPole-v1"),
+        ({"environment": {"name": "TMaze", "options": {"lenght": 2}}}, r"config.environment.*lenght.*length"),
+        ({"core": "gtxl"}, r"config.core = 'gtxl': did you mean 'gtrxl'"),
+        ({"network": {"gate": "gr"}, "core": "gtrxl"}, r"config.network.gate = 'gr'"),
+        ({"network": {"torso": "mpl"}}, r"config.network.torso = 'mpl': did you mean 'mlp'"),
+        ({"core": "gru", "network": {"width": 0}}, r"config.network: GRU: width is 0"),
+        ({"method": "grpo", "method_args": {}}, r"config: This method does not serve control"),
+        ({"method": "ppo", "method_args": {"gamma": 0.9}}, r"config.method_args.gamma: .* config.critic"),
+        ({"method": "ppo", "method_args": {}}, r"does not serve control: it takes a KL to pi_ref .* set beta to 0"),
+        ({"critic": {"features": "mine"}}, r"config.critic.features = 'mine'"),
+        ({"critic": {"gamma": 1.5}}, r"config.critic.gamma = 1.5"),
+        ({"num_environments": 15}, r"config.num_environments = 15: must be a multiple of updates_per_epoch = 2"),
+        ({"mesh": {"data": 3}}, r"config.mesh.data = 3: must divide num_seeds = 1, or the 8 environments"),
+        ({"old_period": 3}, r"config: old_period is 3, and V reads the features of pi_theta"),
+        (
+            {"environment": {"name": "gymnasium/CartPole-v1", "options": {"num_envs": 2}}},
+            r"gymnasium/CartPole-v1.*runs on the host",
+        ),
+        ({"no_such": 1}, r"config.no_such: unknown key"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_is_refused_by_its_name(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        start(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
