@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from gempi_jax import user_code
 from gempi_jax.report import write_report
 from gempi_jax.report.html import FILE_NAME
+from gempi_jax.rl import EnvironmentFailed
 from gempi_jax.runners import controlrun as control
 from gempi_jax.runners import llm
 from gempi_jax.runners.build import settings_from_config
@@ -59,6 +60,8 @@ def launch(config: str | None, workdir: str | None, arguments: Sequence[str]) ->
         return _say(f"something that the run called ended the process ({error!r})", 1)
     except TooManySkippedUpdates as error:
         return _say(str(error), 1)
+    except EnvironmentFailed as error:
+        return _say(f"{error} The same command goes on from the last checkpoint.", 1)
     except Exception as error:
         if is_message(error):
             return _say(str(error), 2)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, PyTree
 
-from gempi_jax.models import Distribution, ValueHead, with_previous
+from gempi_jax.models import Distribution, PopArt, ValueHead, preserve_outputs, with_previous
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.types import Array, Params
 
@@ -77,7 +77,7 @@ class Read(NamedTuple):
 
 
 class Agent(NamedTuple):
-    """The networks; parameters are ``{"policy": {"trunk", "head"}, "value": {"head"[, "trunk"]}}``.
+    """The networks; parameters are ``{"policy": {"trunk", "head"}, "value": {"head"[, "trunk"][, "return_norm"]}}``.
 
     Attributes:
       trunk: of the policy.
@@ -85,6 +85,9 @@ class Agent(NamedTuple):
       value_head: features -> V.
       value_trunk: of the critic's own; ``None`` where its head reads the policy's features.
       detached: whether the critic's loss leaves the policy's features as they are.
+      popart: step size of the moving statistics of the returns, where ``value_head`` is a
+        :class:`~gempi_jax.models.PopArtHead`; they are ``"return_norm"`` of the critic's parameters, which no gradient
+        moves and no weight decay.
     """
 
     trunk: Trunk
@@ -92,6 +95,7 @@ class Agent(NamedTuple):
     value_head: nn.Module = ValueHead()
     value_trunk: Trunk | None = None
     detached: bool = False
+    popart: float | None = None
 
     def initial_memories(self, batch_size: int) -> Memories:
         """Nothing is remembered."""
@@ -109,6 +113,8 @@ class Agent(NamedTuple):
             value = {"trunk": self.value_trunk.init(named_key(key, "value_trunk"), seen, memories.value)["params"]}
             features, _ = self.value_trunk.apply({"params": value["trunk"]}, seen, memories.value)
         value |= {"head": self.value_head.init(named_key(key, "value_head"), features)["params"]}
+        if self.popart is not None:
+            value |= {"return_norm": PopArt.initial()}
         return {"policy": {"trunk": trunk, "head": head}, "value": value}
 
     def act(self, policy: Params, seen: Seen, memory: PyTree) -> tuple[Distribution, Array, PyTree]:
@@ -125,7 +131,24 @@ class Agent(NamedTuple):
         elif self.detached:
             features = jax.lax.stop_gradient(features)
         values = self.value_head.apply({"params": value["head"]}, features)
+        if self.popart is not None:
+            values = jax.lax.stop_gradient(value["return_norm"]).denormalize(values)
         return Read(policy, values, Memories(memory, own))
+
+    def normalized(self, params: Params, returns: Array) -> Array:
+        """V, or returns, in the units in which the critic learns: their own without PopArt."""
+        return (
+            returns if self.popart is None else jax.lax.stop_gradient(params["value"]["return_norm"]).normalize(returns)
+        )
+
+    def renormalized(self, params: Params, returns: Float[Array, "B T"]) -> Params:
+        """The parameters when the statistics have moved towards an unroll's returns; V stays what it was."""
+        if self.popart is None:
+            return params
+        value = params["value"]
+        old = value["return_norm"]
+        new = old.updated(returns, self.popart)
+        return {**params, "value": {**value, "head": preserve_outputs(value["head"], old, new), "return_norm": new}}
 
 
 def one_step(seen: Seen) -> Seen:

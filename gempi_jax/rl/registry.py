@@ -20,10 +20,11 @@ _PACKAGES = {
     "xminigrid": (xminigrid_env.names, xminigrid_env.xminigrid_environment),
 }
 
-_ON_THE_HOST = {
+ON_THE_HOST = {
     "envpool": envpool_env.envpool_environment,
     "gymnasium": gymnasium_env.gymnasium_environment,
 }
+"""Packages whose environments step on the host, by what stands before the slash of a name."""
 
 
 def make(name: str, **options: Any) -> Environment | HostEnvironment:
@@ -40,8 +41,8 @@ def make(name: str, **options: Any) -> Environment | HostEnvironment:
       ImportError: the package that a name needs is not installed.
     """
     package, slash, rest = name.partition("/")
-    if slash and package in _ON_THE_HOST:
-        return _call(name, _ON_THE_HOST[package], (rest,), options)
+    if slash and package in ON_THE_HOST:
+        return _call(name, ON_THE_HOST[package], (rest,), options)
     if ":" in name:
         return _users_own(name, options)
     if name in OURS:

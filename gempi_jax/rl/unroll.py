@@ -136,14 +136,13 @@ def unroll(
         following = then.final_observation if keep_next else None
         return Actors(states, seen, memories, *rest), (acted, outcome, following)
 
-    after, (*rows, following) = jax.lax.scan(step, actors, jnp.arange(length))
-    steps, metrics = assemble(actors.memories, after.memories, *rows)
-    if keep_next:
-        steps = steps._replace(next_observations=jnp.swapaxes(following, 0, 1))
-    return after, steps, metrics
+    after, rows = jax.lax.scan(step, actors, jnp.arange(length))
+    return after, *assemble(actors.memories, after.memories, *rows)
 
 
-def assemble(start: Memories, end: Memories, acted: Acted, outcome: Outcome) -> tuple[Unroll, Metrics]:
+def assemble(
+    start: Memories, end: Memories, acted: Acted, outcome: Outcome, next_observations: Array | None = None
+) -> tuple[Unroll, Metrics]:
     """T steps by environment, and ``episode/*`` of the episodes that ended.
 
     Args:
@@ -151,8 +150,10 @@ def assemble(start: Memories, end: Memories, acted: Acted, outcome: Outcome) -> 
       end: those after the last.
       acted: what the policy did, [T, B, ...].
       outcome: what came of it, [T, B].
+      next_observations: s_{t+1} of the same episode, [T, B, ...], where they are kept.
     """
-    acted, outcome = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (acted, outcome))
+    by_time = acted, outcome, next_observations
+    acted, outcome, next_observations = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), by_time)
     # Elsewhere V of the next step is V(s_{t+1}).
     following = jnp.concatenate([acted.values[:, 1:], outcome.values_after[:, -1:]], axis=1)
     steps = Unroll(
@@ -166,6 +167,7 @@ def assemble(start: Memories, end: Memories, acted: Acted, outcome: Outcome) -> 
         acted.policy,
         acted.values,
         jnp.where(outcome.truncated, outcome.values_after, following),
+        next_observations,
     )
     ended = outcome.terminated | outcome.truncated
     episodes = jnp.sum(ended).astype(jnp.float32)

@@ -11,15 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
 from gempi_jax.contracts import Counts, Evaluation, Metric, Metrics, Samples
-from gempi_jax.em import ExactDivergence, GaussianDivergence, SampledDivergence, TokenDivergence
 from gempi_jax.methods.base import Needs
-from gempi_jax.models import Categorical, Distribution, TanhGaussian
+from gempi_jax.models import Distribution
 from gempi_jax.numerics.checks import require
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.rl.agent import Agent, Seen, one_step
 from gempi_jax.rl.host_env import HostEnvironment
 from gempi_jax.rl.unroll import Unroll, begin, unroll
-from gempi_jax.runners.controlparts import Control, check_control
+from gempi_jax.runners.controlparts import Control, check_control, measure
 from gempi_jax.training.learn import learn
 from gempi_jax.training.state import TrainState
 from gempi_jax.training.step import World, finish_iteration, init_dual_opt_state
@@ -38,6 +37,11 @@ def initial_state(control: Control, key: Array) -> TrainState:
         "runners.hostcontrol.HostIteration.",
     )
     check_control(control)
+    return first_state(control, key)
+
+
+def first_state(control: Control, key: Array) -> TrainState:
+    """:func:`initial_state` of parts that have been checked."""
     actors = begin(control.agent, control.environment, named_key(key, "actors"), control.num_environments)
     return fresh_state(control, key, actors.seen, actors)
 
@@ -114,17 +118,20 @@ def learn_from(
     """
     agent, method = control.agent, control.method
     samples = make_samples(agent, method.needs, state, steps)
+    params = agent.renormalized(state.params, samples.value_targets)
+    learnt = {name: agent.normalized(params, getattr(samples, name)) for name in ("values", "value_targets")}
+    state, samples = state._replace(params=params), samples._replace(**learnt)
     snapshots, world = state.snapshots, ControlWorld(agent, method.needs).world()
     if acted is not None and "old" in snapshots:
         state = state._replace(snapshots=snapshots | {"old": acted})
     key = named_key(named_key(state.key, "iteration", state.step), "learn")
     state, metrics = learn(method, world, control.optimizers, state, steps, samples, key, control.passes)
-    return finish(control, state._replace(snapshots=snapshots), metrics, steps.policy)
+    return finish(control, state._replace(snapshots=snapshots), steps, metrics)
 
 
-def finish(control: Control, state: TrainState, metrics: Metrics, policy: Distribution) -> tuple[TrainState, Metrics]:
-    """The end of an iteration: it is counted, pi_t is refreshed, and how random ``policy`` was is said."""
-    entropy = policy.entropy()
+def finish(control: Control, state: TrainState, steps: Unroll, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """The end of an iteration: it is counted, pi_t is refreshed, and how random it was is said."""
+    entropy = steps.policy.entropy()
     said = {"entropy": Metric(jnp.sum(entropy), jnp.float32(entropy.size))}
     skipped = metrics["mstep/skipped_fraction"].mean() >= 1.0
     return finish_iteration(state, skipped, old_period=control.old_period), metrics | said
@@ -138,7 +145,6 @@ def make_samples(agent: Agent, needs: Needs, state: TrainState, steps: Unroll) -
             return steps.log_probs
         return agent.act(state.snapshots[name], steps.seen, steps.memories.policy)[0].log_prob(steps.actions)
 
-    # 1 where the policy of the steps acted; of a replay it is a later one.
     ratios = jnp.exp(steps.policy.log_prob(steps.actions) - steps.log_probs)
     advantages, targets = needs.critic.estimator(*steps.steps(needs.critic.gamma), ratios)
     anchors = [log_probs(name) for name in needs.anchors]
@@ -187,7 +193,7 @@ class ControlWorld(NamedTuple):
             counts,
             steps.log_probs[..., None] if self.needs.ratio else None,
             read.policy.entropy()[..., None] if self.needs.entropy else None,
-            read.values,
+            self.agent.normalized(params, read.values),
         )
 
     def divergence(self, params: Params, snapshots: dict[str, Params], steps: Unroll) -> Metrics:
@@ -205,34 +211,12 @@ class ControlWorld(NamedTuple):
         return measure(region.divergence, jax.lax.stop_gradient(frozen), policy, steps.actions)
 
 
-def measure(
-    divergence: TokenDivergence, frozen: Distribution, policy: Distribution, actions: Array
-) -> dict[str, Float[Array, "B T"]]:
-    """D_M(frozen || policy) at each step by part, nats.
-
-    Raises:
-      ValueError: where the divergence is not that of the policy's kind.
-    """
-    if isinstance(divergence, SampledDivergence):
-        return {"kl": divergence.function(frozen.log_prob(actions), policy.log_prob(actions))}
-    if isinstance(divergence, ExactDivergence) and isinstance(policy, Categorical):
-        return {"kl": divergence.function(frozen.log_probs, policy.log_probs)}
-    if isinstance(divergence, GaussianDivergence) and not isinstance(policy, Categorical):
-        one, other = (x.base if isinstance(x, TanhGaussian) else x for x in (frozen, policy))
-        mean, covariance = divergence.function(one.mean, one.scale, other.mean, other.scale)
-        return {"mean": mean, "covariance": covariance}
-    kinds = "ExactDivergence" if isinstance(policy, Categorical) else "GaussianDivergence"
-    raise ValueError(
-        f"The trust region is measured by {type(divergence).__name__}, and the policy is {type(policy).__name__}; give "
-        f"{kinds} or SampledDivergence."
-    )
-
-
 __all__ = [
     "Control",
     "ControlWorld",
     "acting",
     "finish",
+    "first_state",
     "fresh_state",
     "initial_state",
     "iterate",

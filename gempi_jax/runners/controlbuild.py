@@ -10,8 +10,9 @@ from gempi_jax import models
 from gempi_jax.methods import METHODS, Critic, Features, Method, with_critic, with_entropy
 from gempi_jax.models import gates
 from gempi_jax.numerics import advantages
-from gempi_jax.rl import Continuous, Discrete, Environment, HostEnvironment, make
+from gempi_jax.rl import Continuous, Discrete, Environment, HostEnvironment, make, normalized
 from gempi_jax.rl.agent import Agent, Trunk
+from gempi_jax.rl.registry import ON_THE_HOST
 from gempi_jax.runners.build import blame, lookup, make_method
 from gempi_jax.runners.controlparts import Control, check_control
 from gempi_jax.runners.optimizers import control_optimizers
@@ -67,13 +68,7 @@ def build_control(settings: ControlSettings) -> Control:
       ValueError: unknown names (with the nearest valid one), values out of range, or parts that do not fit each other.
       ImportError: the environment's package is not installed.
     """
-    with blame("config.environment"):
-        environment = make(settings.environment.name, **settings.environment.options)
-    if isinstance(environment, HostEnvironment):
-        raise ValueError(
-            f"config.environment.name = {settings.environment.name!r}: it runs on the host, and this runner compiles "
-            "whole iterations; drive it by gempi_jax.runners.hostcontrol, or choose an environment written in JAX"
-        )
+    environment = build_environment(settings)
     agent = build_agent(settings, environment)
     optimizers, _ = control_optimizers(settings)
     control = Control(
@@ -93,6 +88,25 @@ def build_control(settings: ControlSettings) -> Control:
     with blame("config"):
         check_control(control)
     return control
+
+
+def build_environment(settings: ControlSettings) -> Environment | HostEnvironment:
+    """Where the policy acts; of those on the host as many instances as ``num_environments``.
+
+    Raises:
+      ValueError, ImportError: see :func:`build_control`.
+    """
+    asked, options = settings.environment, dict(settings.environment.options)
+    if asked.name.partition("/")[0] in ON_THE_HOST:
+        options = {"num_envs": settings.num_environments, "seed": settings.seed} | options
+    with blame("config.environment"):
+        environment = make(asked.name, **options)
+    host = isinstance(environment, HostEnvironment)
+    if asked.normalize and not host:
+        raise ValueError(
+            f"config.environment.normalize = True: {asked.name} is written in JAX and shown as it is; set it to False"
+        )
+    return normalized(environment) if asked.normalize else environment
 
 
 def build_method(settings: ControlSettings) -> Method:
@@ -141,8 +155,10 @@ def build_agent(settings: ControlSettings, environment: Environment | HostEnviro
     return Agent(
         trunk(),
         _head(network, actions),
+        models.PopArtHead() if settings.critic.popart else models.ValueHead(),
         value_trunk=trunk() if own else None,
         detached=settings.critic.features == Features.DETACHED.value,
+        popart=settings.critic.popart or None,
     )
 
 

@@ -1,12 +1,15 @@
 """What a control run is made of, and whether the parts fit each other."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
+from gempi_jax.em import ExactDivergence, GaussianDivergence, SampledDivergence, TokenDivergence
 from gempi_jax.methods.base import Features, Method
-from gempi_jax.models import Categorical, Distribution
+from gempi_jax.models import Categorical, Distribution, TanhGaussian
 from gempi_jax.numerics.checks import require
 from gempi_jax.rl.acting import first_seen
 from gempi_jax.rl.agent import Agent, one_step
@@ -14,6 +17,7 @@ from gempi_jax.rl.env import Discrete, Environment
 from gempi_jax.rl.host_env import HostEnvironment
 from gempi_jax.training.learn import ONE_UPDATE, Passes
 from gempi_jax.training.step import Optimizers
+from gempi_jax.types import Array
 
 
 class Control(NamedTuple):
@@ -99,6 +103,7 @@ def check_agent(control: Control) -> None:
             f"{control.environment.name} has {actions}; give {number}.",
         )
     chosen, action = policy_shape(control)
+    region = control.method.needs.trust_region
     if isinstance(actions, Discrete):
         fits = isinstance(chosen, Categorical) and chosen.log_probs.shape[-1] == actions.n
     else:
@@ -110,6 +115,8 @@ def check_agent(control: Control) -> None:
         f"{f' of {chosen.log_probs.shape[-1]}' if isinstance(chosen, Categorical) else ''}; give a CategoricalHead(n) "
         "for discrete, a GaussianHead or TanhGaussianHead of as many entries for continuous actions.",
     )
+    if region is not None:
+        jax.eval_shape(functools.partial(measure, region.divergence), chosen, chosen, action)
 
 
 def policy_shape(control: Control) -> tuple[Distribution, jax.ShapeDtypeStruct]:
@@ -125,4 +132,27 @@ def policy_shape(control: Control) -> tuple[Distribution, jax.ShapeDtypeStruct]:
     return jax.eval_shape(policy, jax.eval_shape(lambda: jax.random.key(0)))
 
 
-__all__ = ["Control", "check_agent", "check_control", "check_method", "policy_shape"]
+def measure(
+    divergence: TokenDivergence, frozen: Distribution, policy: Distribution, actions: Array
+) -> dict[str, Float[Array, "B T"]]:
+    """D_M(frozen || policy) at each step by part, nats.
+
+    Raises:
+      ValueError: where the divergence is not that of the policy's kind.
+    """
+    if isinstance(divergence, SampledDivergence):
+        return {"kl": divergence.function(frozen.log_prob(actions), policy.log_prob(actions))}
+    if isinstance(divergence, ExactDivergence) and isinstance(policy, Categorical):
+        return {"kl": divergence.function(frozen.log_probs, policy.log_probs)}
+    if isinstance(divergence, GaussianDivergence) and not isinstance(policy, Categorical):
+        one, other = (x.base if isinstance(x, TanhGaussian) else x for x in (frozen, policy))
+        mean, covariance = divergence.function(one.mean, one.scale, other.mean, other.scale)
+        return {"mean": mean, "covariance": covariance}
+    kinds = "ExactDivergence" if isinstance(policy, Categorical) else "GaussianDivergence"
+    raise ValueError(
+        f"The trust region is measured by {type(divergence).__name__}, and the policy is {type(policy).__name__}; give "
+        f"{kinds} or SampledDivergence."
+    )
+
+
+__all__ = ["Control", "check_agent", "check_control", "check_method", "measure", "policy_shape"]

@@ -4,9 +4,9 @@ Axis 0 of every leaf of the state is the seed.  Devices share the seeds where th
 otherwise.
 """
 
+import contextlib
 import dataclasses
 import functools
-import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -18,13 +18,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gempi_jax.contracts import Metrics
 from gempi_jax.numerics.keys import named_key
+from gempi_jax.rl import HostEnvironment
 from gempi_jax.rl.play import play
 from gempi_jax.runners.build import blame
 from gempi_jax.runners.compiled import Clock, Compiled
 from gempi_jax.runners.control import initial_state, iterate
 from gempi_jax.runners.controlbuild import build_control
 from gempi_jax.runners.controlparts import Control
-from gempi_jax.runners.optimizers import control_optimizers
+from gempi_jax.runners.controlrows import account, by_seed, summary
+from gempi_jax.runners.hostrun import HostRun
 from gempi_jax.runners.settings import ControlSettings
 from gempi_jax.training import sharding
 from gempi_jax.training.checkpoint import Checkpointer
@@ -36,9 +38,6 @@ from gempi_jax.training.state import TrainState
 from gempi_jax.training.writers import Writer, check_workdir, claim_workdir, workdir_path
 from gempi_jax.types import Array
 
-BY_SEED = ("episode/return", "episode/length")
-"""Metrics that each seed has a number of its own of: ``episode/return/seed_0``."""
-
 SHOWN = {
     "episode/return": "return",
     "episode/length": "length",
@@ -48,8 +47,6 @@ SHOWN = {
     "perf/steps_per_second": "steps/s",
 }
 """What the progress line shows."""
-
-_logger = logging.getLogger(__name__)
 
 
 def run(
@@ -77,18 +74,28 @@ def run(
         workdir = workdir_path(workdir)
         check_workdir(workdir, config)
         check_free(workdir)
-        control = build_control(settings)
-        with blame("config.mesh"):
-            mesh = sharding.make_mesh(dataclasses.asdict(settings.mesh))
-        with locked(workdir):
+        with contextlib.closing(make_run(settings)) as made, locked(workdir):
             workdir = claim_workdir(workdir, config)
-            _train(ControlRun(settings, control, mesh), workdir, preemption)
+            _train(made, workdir, preemption)
             if report is not None:
                 report(workdir)
     return workdir / "checkpoints"
 
 
-def _train(made: "ControlRun", workdir: pathlib.Path, preemption: Preemption) -> TrainState:
+def make_run(settings: ControlSettings) -> "ControlRun | HostRun":
+    """What a run does, compiled at its first call.
+
+    Raises:
+      ValueError: a mistake in the settings.
+    """
+    control = build_control(settings)
+    if isinstance(control.environment, HostEnvironment):
+        return HostRun(settings, control)
+    with blame("config.mesh"):
+        return ControlRun(settings, control, sharding.make_mesh(dataclasses.asdict(settings.mesh)))
+
+
+def _train(made: "ControlRun | HostRun", workdir: pathlib.Path, preemption: Preemption) -> TrainState:
     settings = made.settings
     checkpointer = open_checkpoints(settings, workdir)
     restored = checkpointer.restore_latest(made.template())
@@ -132,7 +139,6 @@ class ControlRun:
         self._by_seed = settings.num_seeds % mesh.shape["data"] == 0
         self._iterate = {number: Compiled(functools.partial(self._scan, number)) for number in self._lengths()}
         self._play = Compiled(self._over_seeds(self._play_seed))
-        self._rate = control_optimizers(settings)[1]
 
     def seeds(self) -> Array:
         """One key each."""
@@ -173,26 +179,19 @@ class ControlRun:
         compiled = self._iterate[length].prepare(state)
         clock = Clock()
         state, metrics = compiled(state)
-        found = jax.device_get(metrics)
-        seconds = clock.total()
-        env_steps = length * self.settings.steps_per_iteration
-        updates = self.settings.updates_per_epoch * self.settings.num_epochs
-        row = summary(found) | {
-            "env_steps": float(env_steps),
-            "learning_rate": float(self._rate((done + length) * updates - 1)),
-            "skipped_updates": float(np.sum(jax.device_get(state.skipped))),
-            "step_time": seconds,
-            "perf/steps_per_second": env_steps * self.settings.num_seeds / seconds,
-        }
-        return state, row
+        row = summary(jax.device_get(metrics))
+        return state, row | account(self.settings, state, done, length, clock.total())
 
     def evaluate(self, state: TrainState) -> Judged:
         """Episodes of the greedy policies; each seed's mean, and the mean of those."""
         if not self.settings.eval.episodes:
             return Judged({}, [])
         played = jax.device_get(self._play(state))
-        metrics = {"heldout/episode/return": played.returns, "heldout/episode/length": played.lengths}
-        return Judged(_named({name: np.mean(values, axis=1) for name, values in metrics.items()}), [])
+        returns = by_seed("heldout/episode/return", np.mean(played.returns, axis=1))
+        return Judged(returns | by_seed("heldout/episode/length", np.mean(played.lengths, axis=1)), [])
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def _lengths(self) -> set[int]:
         """Of calls; the checkpoint of a run that was stopped lies between two."""
@@ -235,25 +234,4 @@ class ControlRun:
         return everywhere._replace(world=jax.tree.map(environments, shape.world))
 
 
-def summary(metrics: Metrics) -> dict[str, float]:
-    """Means over the seeds of each seed's own; those without a value, of episodes where none ended, are left out."""
-    row = {}
-    for name, metric in metrics.items():
-        counted = metric.weight > 0
-        means = np.where(counted, metric.sum / np.where(counted, metric.weight, 1.0), np.nan)
-        row |= _named({name: means})
-    return row
-
-
-def _named(by_seed: dict[str, np.ndarray]) -> dict[str, float]:
-    row = {}
-    for name, values in by_seed.items():
-        finite = values[~np.isnan(values)] if name.removeprefix("heldout/") in BY_SEED else values
-        if len(finite):
-            row[name] = float(np.mean(finite))
-        if name.removeprefix("heldout/") in BY_SEED and len(values) > 1:
-            row |= {f"{name}/seed_{i}": float(value) for i, value in enumerate(values) if not np.isnan(value)}
-    return row
-
-
-__all__ = ["ControlRun", "open_checkpoints", "run", "summary"]
+__all__ = ["SHOWN", "ControlRun", "make_run", "open_checkpoints", "run"]

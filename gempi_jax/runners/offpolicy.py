@@ -17,10 +17,10 @@ from gempi_jax.models import Distribution
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.rl.agent import Agent, Seen, one_step
 from gempi_jax.rl.replay import Replay, Transitions, add, empty, reread, sample, transitions
-from gempi_jax.rl.unroll import Actors, Unroll, begin, unroll
+from gempi_jax.rl.unroll import Actors, Unroll, unroll
 from gempi_jax.runners import actionvalues
-from gempi_jax.runners.control import acting, finish, fresh_state, learn_from, measure, unroll_key
-from gempi_jax.runners.controlparts import Control
+from gempi_jax.runners.control import acting, finish, first_state, learn_from, unroll_key
+from gempi_jax.runners.controlparts import Control, measure
 from gempi_jax.runners.offpolicyparts import Replayed, check_replayed
 from gempi_jax.training.learn import learn
 from gempi_jax.training.state import TrainState
@@ -50,8 +50,8 @@ def initial_state(replayed: Replayed, key: Array) -> TrainState:
     """
     check_replayed(replayed)
     control, critic = replayed.control, replayed.critic
-    actors = begin(control.agent, control.environment, named_key(key, "actors"), control.num_environments)
-    state = fresh_state(control, key, actors.seen, ())
+    state = first_state(control, key)
+    actors = state.world
     met = jax.eval_shape(lambda state: _act(control, state, actors)[1], state)
     q = ()
     if critic is not None:
@@ -85,6 +85,7 @@ def iterate_replayed(replayed: Replayed, state: TrainState) -> tuple[TrainState,
         state, metrics = learn_from(control, state, reread(control.agent, acting(state), steps))
     else:
         state, metrics = learn_by_action_values(replayed, state, steps, key)
+        state, metrics = finish(control, state, met, metrics)
     return state, metrics | episodes
 
 
@@ -130,7 +131,7 @@ def learn_by_action_values(
     state, metrics = learn(
         method, world, control.optimizers, state, batch, samples, named_key(key, "learn"), control.passes
     )
-    return finish(control, state, metrics | of_critic, policy)
+    return state, metrics | of_critic
 
 
 def make_state_samples(replayed: Replayed, snapshots: dict[str, Params], batch: StateActions, q: Params) -> Samples:

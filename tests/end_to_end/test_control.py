@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 CONFIGS = sorted(path.stem for path in (pathlib.Path(__file__).parents[2] / "configs/rl").glob("*.py"))
 NEEDS = {"cartpole": "gymnax", "memory_chain": "gymnax", "breakout": "gymnax", "pendulum": "gymnax"}
-NEEDS |= {"minigrid_memory": "xminigrid"}
+NEEDS |= {"minigrid_memory": "xminigrid", "half_cheetah": "envpool"}
 
 # A T-maze, which needs no package beside this one; a GTrXL, so that memories are in the checkpoint.
 TINY = (

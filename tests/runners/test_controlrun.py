@@ -184,8 +184,8 @@ def test_rewards_that_are_no_numbers_end_the_run_with_its_checkpoint(tmp_path):
         ({"mesh": {"data": 3}}, r"config.mesh.data = 3: must divide num_seeds = 1, or the 8 environments"),
         ({"old_period": 3}, r"config: old_period is 3, and V reads the features of pi_theta"),
         (
-            {"environment": {"name": "gymnasium/CartPole-v1", "options": {"num_envs": 2}}},
-            r"gymnasium/CartPole-v1.*runs on the host",
+            {"environment": {"name": "TMaze", "normalize": True}},
+            r"config.environment.normalize = True: TMaze is written in JAX",
         ),
         ({"no_such": 1}, r"config.no_such: unknown key"),
     ],

@@ -11,10 +11,19 @@ from gempi_jax.runners.settings.run import CheckpointSettings, MeshSettings
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentSettings:
-    """Where the policy acts: a name of :func:`gempi_jax.rl.make`, and options of that environment."""
+    """Where the policy acts.
+
+    Attributes:
+      name: of :func:`gempi_jax.rl.make`.
+      options: of that environment.
+      normalize: on the host, observations less their moving mean, over their moving deviation.
+      overlapped: on the host, the next unroll is collected while the last is learnt from, by a policy an iteration old.
+    """
 
     name: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    normalize: bool = False
+    overlapped: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +79,7 @@ class CriticSettings:
         detached (the policy's, left as they are).
       coefficient: of the value loss.
       value_clip: V that has moved so far towards its target stops, units of return; 0 without.
+      popart: step size of moving statistics of the returns, by which V learns normalised ones (PopArt); 0 without.
     """
 
     estimator: str = "gae"
@@ -79,11 +89,13 @@ class CriticSettings:
     features: str = "shared"
     coefficient: float = 0.5
     value_clip: float = 0.0
+    popart: float = 0.0
 
     def __post_init__(self):
         require(0 <= self.gamma <= 1, "gamma", self.gamma, "a discount lies in [0, 1]")
         require(0 < self.coefficient < math.inf, "coefficient", self.coefficient, "must be above 0, finite")
         require(self.value_clip >= 0, "value_clip", self.value_clip, "must be above 0, or 0 for none")
+        require(0 <= self.popart < 1, "popart", self.popart, "must be in (0, 1), or 0 for none")
 
 
 @dataclasses.dataclass(frozen=True)
