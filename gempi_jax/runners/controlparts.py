@@ -102,14 +102,7 @@ def check_agent(control: Control) -> None:
             f"{name} reads the last action with num_actions={getattr(trunk, 'num_actions', None)}, and "
             f"{control.environment.name} has {actions}; give {number}.",
         )
-
-    def policy(key):
-        seen = one_step(first_seen(actions, jnp.zeros((1, *control.environment.observation_shape))))
-        params = agent.init(key, seen)["policy"]
-        chosen = agent.act(params, seen, agent.initial_memories(1).policy)[0]
-        return chosen, chosen.sample(key)
-
-    chosen, action = jax.eval_shape(policy, jax.eval_shape(lambda: jax.random.key(0)))
+    chosen, action = policy_shape(control)
     region = control.method.needs.trust_region
     if isinstance(actions, Discrete):
         fits = isinstance(chosen, Categorical) and chosen.log_probs.shape[-1] == actions.n
@@ -124,6 +117,19 @@ def check_agent(control: Control) -> None:
     )
     if region is not None:
         jax.eval_shape(functools.partial(measure, region.divergence), chosen, chosen, action)
+
+
+def policy_shape(control: Control) -> tuple[Distribution, jax.ShapeDtypeStruct]:
+    """The agent's distribution at one step of one environment, and an action of it; nothing is computed."""
+    agent, environment = control.agent, control.environment
+
+    def policy(key):
+        seen = one_step(first_seen(environment.actions, jnp.zeros((1, *environment.observation_shape))))
+        params = agent.init(key, seen)["policy"]
+        chosen = agent.act(params, seen, agent.initial_memories(1).policy)[0]
+        return chosen, chosen.sample(key)
+
+    return jax.eval_shape(policy, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def measure(
@@ -149,4 +155,4 @@ def measure(
     )
 
 
-__all__ = ["Control", "check_agent", "check_control", "check_method", "measure"]
+__all__ = ["Control", "check_agent", "check_control", "check_method", "measure", "policy_shape"]

@@ -15,11 +15,12 @@ from gempi_jax.contracts import Counts, Evaluation, Metric, Metrics, Samples
 from gempi_jax.methods.base import Needs
 from gempi_jax.models import Distribution
 from gempi_jax.numerics.keys import named_key
-from gempi_jax.rl.agent import Agent, Seen
+from gempi_jax.rl.agent import Agent, Seen, one_step
 from gempi_jax.rl.replay import Replay, Transitions, add, empty, reread, sample, transitions
-from gempi_jax.rl.unroll import Actors, unroll
+from gempi_jax.rl.unroll import Actors, Unroll, unroll
 from gempi_jax.runners import actionvalues
-from gempi_jax.runners.control import ControlWorld, acting, finish, first_state, make_samples, measure
+from gempi_jax.runners.control import acting, finish, first_state, learn_from, unroll_key
+from gempi_jax.runners.controlparts import Control, measure
 from gempi_jax.runners.offpolicyparts import Replayed, check_replayed
 from gempi_jax.training.learn import learn
 from gempi_jax.training.state import TrainState
@@ -50,16 +51,22 @@ def initial_state(replayed: Replayed, key: Array) -> TrainState:
     check_replayed(replayed)
     control, critic = replayed.control, replayed.critic
     state = first_state(control, key)
-    met = jax.eval_shape(lambda state: _act(replayed, state, state.world, key)[1], state)
+    actors = state.world
+    met = jax.eval_shape(lambda state: _act(control, state, actors)[1], state)
     q = ()
     if critic is not None:
-        seen = jax.tree.map(lambda x: x[:, None], state.world.seen)
+        seen = one_step(actors.seen)
         q = actionvalues.initial(critic, control.environment.actions, seen, named_key(key, "critic"))
-    return state._replace(world=Stored(state.world, empty(transitions(met), replayed.capacity), q))
+    return state._replace(world=Stored(actors, empty(transitions(met), replayed.capacity), q))
 
 
 def iterate_replayed(replayed: Replayed, state: TrainState) -> tuple[TrainState, Metrics]:
     """pi_t acts for T steps in B environments, which the ring takes in; then one is learnt from that it gives out.
+
+    With V it is learnt from replayed unrolls as from others, see :func:`gempi_jax.runners.control.learn_from`, with V
+    and targets of the present critic.  The anchor "old" is then the mixture of policies that wrote the replay, as AWR
+    has it (Peng et al. 2019, section 3.2): it sampled, so that no ratio is in the weights.  A trust region holds the
+    policy near pi_t.
 
     Args:
       replayed: what the run is made of.
@@ -68,36 +75,24 @@ def iterate_replayed(replayed: Replayed, state: TrainState) -> tuple[TrainState,
     Returns:
       The state after it, and metrics.
     """
+    control = replayed.control
     key = named_key(state.key, "iteration", state.step)
-    actors, met, episodes = _act(replayed, state, state.world.actors, key)
+    actors, met, episodes = _act(control, state, state.world.actors)
     replay = add(state.world.replay, transitions(met))
     steps = sample(replay, key, replayed.batch)
     state = state._replace(world=state.world._replace(actors=actors, replay=replay))
-    learn_from = learn_by_values if replayed.critic is None else learn_by_action_values
-    state, metrics = learn_from(replayed, state, steps, key)
-    return finish(replayed.control, state, met, metrics | episodes)
+    if replayed.critic is None:
+        state, metrics = learn_from(control, state, reread(control.agent, acting(state), steps))
+    else:
+        state, metrics = learn_by_action_values(replayed, state, steps, key)
+        state, metrics = finish(control, state, met, metrics)
+    return state, metrics | episodes
 
 
-def _act(replayed: Replayed, state: TrainState, actors: Actors, key: Array):
+def _act(control: Control, state: TrainState, actors: Actors) -> tuple[Actors, Unroll, Metrics]:
     """An unroll of pi_t that keeps what a ring needs."""
-    agent, environment, length = replayed.control.agent, replayed.control.environment, replayed.control.unroll_length
-    return unroll(agent, environment, acting(state), actors, named_key(key, "unroll"), length, keep_next=True)
-
-
-def learn_by_values(
-    replayed: Replayed, state: TrainState, steps: Transitions, key: Array
-) -> tuple[TrainState, Metrics]:
-    """The E-step on replayed unrolls, whose V and whose targets are of the present critic.
-
-    The anchor "old" is the mixture of policies that wrote the replay, as AWR has it (Peng et al. 2019, section 3.2):
-    it sampled, so that no ratio is in the weights.  A trust region holds the policy near pi_t.
-    """
-    control = replayed.control
-    agent, method = control.agent, control.method
-    read = reread(agent, acting(state), steps)
-    samples = make_samples(agent, method.needs, state, read)
-    world = ControlWorld(agent, method.needs).world()
-    return learn(method, world, control.optimizers, state, read, samples, named_key(key, "learn"), control.passes)
+    key = unroll_key(state.key, state.step)
+    return unroll(control.agent, control.environment, acting(state), actors, key, control.unroll_length, keep_next=True)
 
 
 class StateActions(NamedTuple):

@@ -2,17 +2,15 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from gempi_jax.models import Gaussian
 from gempi_jax.numerics.checks import require
-from gempi_jax.rl.agent import one_step
 from gempi_jax.rl.env import Continuous, Discrete
+from gempi_jax.rl.host_env import HostEnvironment
 from gempi_jax.rl.replay import require_no_memory
-from gempi_jax.rl.unroll import begin
 from gempi_jax.runners.actionvalues import QCritic
-from gempi_jax.runners.controlparts import Control, check_agent, check_control
+from gempi_jax.runners.controlparts import Control, check_agent, check_control, policy_shape
 
 
 class Replayed(NamedTuple):
@@ -35,6 +33,10 @@ class Replayed(NamedTuple):
 def check_replayed(replayed: Replayed) -> None:
     """Raises ValueError where the parts of a run do not fit each other; nothing is computed."""
     control = replayed.control
+    require(
+        not isinstance(control.environment, HostEnvironment),
+        f"{control.environment.name} steps on the host, and a replay is filled on the device; give one in JAX.",
+    )
     require_no_memory(control.agent)
     require(replayed.batch >= 1, f"batch is {replayed.batch} unrolls of an iteration; give at least 1.")
     if replayed.critic is None:
@@ -90,15 +92,8 @@ def _check_method(replayed: Replayed) -> None:
 
 def _check_bounds(replayed: Replayed) -> None:
     """Raises ValueError where no action can be outside its bounds."""
-    agent, environment = replayed.control.agent, replayed.control.environment
-    actions = environment.actions
+    actions, chosen = replayed.control.environment.actions, policy_shape(replayed.control)[0]
     bounded = isinstance(actions, Continuous) and bool(np.isfinite(np.stack(actions.bounds())).any())
-
-    def policy(key):
-        seen = one_step(begin(agent, environment, key, 1).seen)
-        return agent.act(agent.init(key, seen)["policy"], seen, agent.initial_memories(1).policy)[0]
-
-    chosen = jax.eval_shape(policy, jax.eval_shape(lambda: jax.random.key(0)))
     require(
         bounded and isinstance(chosen, Gaussian),
         f"The method prices actions outside their bounds, and of {actions} by a {type(chosen).__name__} there are none;"

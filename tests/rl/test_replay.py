@@ -9,7 +9,7 @@ from gempi_jax.models import GRU, CategoricalHead, MLPCore, MLPTorso
 from gempi_jax.rl.agent import Agent, Seen, Trunk, one_step
 from gempi_jax.rl.replay import Transitions, add, empty, require_no_memory, reread, sample, transitions
 from gempi_jax.rl.unroll import begin, unroll
-from tests.rl.test_unroll import corridor
+from tests.rl.corridors import corridor
 
 B, T, CAPACITY = 2, 3, 3
 
