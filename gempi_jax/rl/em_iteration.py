@@ -42,7 +42,8 @@ class Iterates(NamedTuple):
       log_policies: log pi_k.
       values: V of pi_k, units of return.
       objectives: V of pi_k less what its divergence from pi_ref costs on the way, which never falls.
-      coefficients: lambda_j of the E-step from pi_k, units of return per nat; one entry fewer.
+      coefficients: lambda_j of the E-step from pi_k, units of return per nat; one entry fewer.  Of a budget they mean
+        nothing once pi_k is deterministic, where no price moves it.
       divergences: D_j(pi_{k+1} || pi_j), a mean over the states, nats; one entry fewer.
     """
 

@@ -62,7 +62,9 @@ def random_mdp(key: Key[Array, ""], num_states: int, num_actions: int, discount:
     Rewards are not negative: VIREL's critic needs values above 0, see :mod:`gempi_jax.rl.tabular_virel`.
     """
     shape = (num_states, num_actions)
-    transitions = jax.random.dirichlet(named_key(key, "transitions"), jnp.ones(num_states), shape)
+    # Exponential numbers over their sum are uniform on the simplex.
+    drawn = jax.random.exponential(named_key(key, "transitions"), (*shape, num_states))
+    transitions = drawn / drawn.sum(-1, keepdims=True)
     rewards = jax.random.uniform(named_key(key, "rewards"), shape)
     return TabularMDP(transitions, rewards, jnp.full((num_states,), 1.0 / num_states), discount)
 
