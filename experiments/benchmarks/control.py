@@ -19,15 +19,21 @@ import optax
 from gempi_jax import rl
 from gempi_jax.em import LineSearch
 from gempi_jax.methods import Critic, Features, Method, ppo, vmpo, with_critic
-from gempi_jax.models import GRU, LSTM, CategoricalHead, MLPCore, MLPTorso, gtrxl, trxl, trxl_i
+from gempi_jax.methods.virel import ElboCritic, ResidualCritic, virel
+from gempi_jax.models import GRU, LSTM, ActionValueHead, CategoricalHead, MLPCore, MLPTorso, gtrxl, trxl, trxl_i
 from gempi_jax.numerics.advantages import gae
+from gempi_jax.rl.action_values import ActionValueAgent
 from gempi_jax.rl.agent import Agent, Trunk
 from gempi_jax.runners.control import Control, initial_state, iterate
+from gempi_jax.runners.virel import initial_virel_state, iterate_virel
 from gempi_jax.training.learn import Passes
 from gempi_jax.training.step import Optimizers
 
 SHORTENS = LineSearch(max_scale=1.0)
 """Solved, a task's advantages are noise, and a step that is lengthened to its budget walks away with it."""
+
+ELBO = ElboCritic()
+"""CartPole is deterministic and pays 1 for each step: what the gradients of the ELBO need."""
 
 
 def _control(environment, agent: Agent, method: Method, steps: int, rate: float, **sizes) -> Control:
@@ -63,6 +69,27 @@ def cartpole_ppo(steps: int) -> Control:
     method = ppo(0.2, 0.0, 0.95, 0.99, value_coefficient=0.5, entropy_coefficient=0.01, features=Features.OWN)
     sizes = {"unroll_length": 64, "num_environments": 16, "passes": Passes(updates_per_epoch=4, num_epochs=4)}
     return _control(*_pole(), method, steps, 1e-3, **sizes)
+
+
+def cartpole_virel(steps: int, critic: ElboCritic | ResidualCritic = ELBO) -> Control:
+    """CartPole-v1 by VIREL with the gradients of its ELBO: 64 environments x 32 steps, 4 x 8 updates.
+
+    An error is in units of return, so that half of its square is greedy enough, and never was too greedy too soon.
+    """
+    environment, agent = _pole()
+    agent = ActionValueAgent(agent.trunk, agent.head, ActionValueHead(2), agent.value_trunk)
+    passes = Passes(updates_per_epoch=8, num_epochs=4)
+    sizes = {"unroll_length": 32, "num_environments": 64, "passes": passes}
+    control = _control(environment, agent, virel(0.5, gamma=0.98, critic=critic), steps, 1e-3, **sizes)
+    # Actor and critic are clipped apart: the loss of one is E[Q] times as large as that of the other.
+    adam = control.optimizers.params
+    apart = optax.partition({"policy": adam, "value": adam}, lambda params: {name: name for name in params})
+    return control._replace(optimizers=Optimizers(apart, {}))
+
+
+def cartpole_virel_beta(steps: int) -> Control:
+    """The same by the practical variant, whose critic holds what it is regressed on."""
+    return cartpole_virel(steps, ResidualCritic())
 
 
 def _core(name: str, memory_length: int, unroll_length: int):
@@ -101,7 +128,8 @@ def t_maze(steps: int, core: str) -> Control:
 
 
 WITHOUT_MEMORY: dict[str, Callable[[int], Control]] = {
-    task.__name__: task for task in (cartpole_vmpo, cartpole_vmpo_lengthened, cartpole_ppo)
+    task.__name__: task
+    for task in (cartpole_vmpo, cartpole_vmpo_lengthened, cartpole_ppo, cartpole_virel, cartpole_virel_beta)
 }
 WITH_MEMORY: dict[str, Callable[[int, str], Control]] = {
     task.__name__: task for task in (memory_chain, proof_of_memory, t_maze)
@@ -154,7 +182,9 @@ def main(task: str, core: str, seeds: int, steps: int) -> None:
     """Learns a task and reports it."""
     control = WITH_MEMORY[task](steps, core) if task in WITH_MEMORY else WITHOUT_MEMORY[task](steps)
     iterations = steps // (control.unroll_length * control.num_environments)
-    learnt = learn(functools.partial(initial_state, control), functools.partial(iterate, control), iterations, seeds)
+    of_actions = isinstance(control.agent, ActionValueAgent)
+    made = (initial_virel_state, iterate_virel) if of_actions else (initial_state, iterate)
+    learnt = learn(*(functools.partial(function, control) for function in made), iterations, seeds)
     report(f"{task}, {core}" if task in WITH_MEMORY else task, steps, *learnt)
 
 

@@ -7,7 +7,7 @@ from gempi_jax.models.config import RMS, Band, DecoderConfig, HeadNorm, Layer, P
 from gempi_jax.models.decoder import Decoder
 from gempi_jax.models.distributions import Categorical, Distribution, Gaussian, TanhGaussian
 from gempi_jax.models.gates import GRUGate, HighwayGate, InputGate, OutputGate, Residual, SigmoidTanhGate
-from gempi_jax.models.heads import ValueHead
+from gempi_jax.models.heads import ActionValueHead, ValueHead
 from gempi_jax.models.lora import Adapted, LoRA, init_adapters, merge_adapters
 from gempi_jax.models.policy_heads import CategoricalHead, GaussianHead, TanhGaussianHead
 from gempi_jax.models.popart import PopArt, PopArtHead, preserve_outputs
@@ -22,6 +22,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RMS",
+    "ActionValueHead",
     "Adapted",
     "Band",
     "CNNTorso",

@@ -31,3 +31,15 @@ class ValueHead(nn.Module):
             name="value",
         )
         return last(values)[..., 0]
+
+
+class ActionValueHead(nn.Module):
+    """Q(s, .): one number for each of ``num_actions`` discrete actions, linear in the features, in float32."""
+
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "*N D"]) -> Float[Array, "*N V"]:
+        """The value of each action, in units of return; near 0 at first."""
+        dense = nn.Dense(self.num_actions, kernel_init=nn.initializers.normal(0.01), name="action_values")
+        return dense(features.astype(jnp.float32))

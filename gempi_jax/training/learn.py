@@ -131,7 +131,36 @@ def learn(
         num_dual_steps=passes.num_dual_steps,
     )
     state = state._replace(duals=duals, dual_opt_state=dual_opt_state, method=target.state)
-    number = len(samples.advantages)
+    return fit(method, world, optimizers, state, batch, target, len(samples.advantages), key, passes)
+
+
+def fit(
+    method: Method,
+    world: World,
+    optimizers: Optimizers,
+    state: TrainState,
+    batch: Any,
+    target: Target,
+    number: int,
+    key: Array,
+    passes: Passes = ONE_UPDATE,
+) -> tuple[TrainState, Metrics]:
+    """The M-stage's updates towards a target that is made.
+
+    Args:
+      method: any.
+      world: how to evaluate the policy.
+      optimizers: of the parameters and of the duals.
+      state: of the run, after the E-stage.
+      batch: what ``world.evaluate`` reads; arrays with the units in axis 0.
+      target: of the whole batch.
+      number: of units.
+      key: of the order of the units and of dropout.
+      passes: how the M-step goes over the batch.
+
+    Returns:
+      The state after the updates, and metrics.
+    """
     target, units, kept = select_units(method, target, number, passes.units or number)
     orders = update_order(key, units, passes)
 
