@@ -18,7 +18,6 @@ from gempi_jax.models import CategoricalHead, MLPCore, MLPTorso
 from gempi_jax.numerics.advantages import gae
 from gempi_jax.rl import EnvironmentFailed, HostEnvironment, make, normalized
 from gempi_jax.rl.agent import Agent, Trunk
-from gempi_jax.runners import hostcontrol
 from gempi_jax.runners.control import initial_state, iterate, learn_from
 from gempi_jax.runners.controlparts import Control
 from gempi_jax.runners.hostcontrol import HostIteration
@@ -41,19 +40,34 @@ def control(environment, *, method=METHOD, number=NUMBER, length=LENGTH, optimiz
     return Control(agent, environment, method, optimizers, length, number, **settings)
 
 
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def fast():
     """Tiny arrays: compiling is all that these tests cost."""
     quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    monkeypatch.setattr(hostcontrol.jax, "jit", quick)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", quick)
+        yield
 
 
-def test_alternating_is_the_iteration_in_jax():
+@pytest.fixture(scope="module")
+def shared():
+    """The first state, and what is compiled, of all that differ in their environments alone."""
+    with HostIteration(control(host_corridor(NUMBER))) as iteration:
+        return iteration.initial_state(jax.random.key(0)), iteration._pieces, iteration._learn
+
+
+def iterating(shared, environment, **options):
+    iteration = HostIteration(control(environment), **options)
+    _, iteration._pieces, iteration._learn = shared
+    return iteration
+
+
+def test_alternating_is_the_iteration_in_jax(shared):
     ours = control(corridor())
     step = jax.jit(lambda state: iterate(ours, state))
     expected = jax.jit(lambda key: initial_state(ours, key))(jax.random.key(0))
-    with HostIteration(control(host_corridor(NUMBER)), overlapped=False) as iteration:
-        state = iteration.initial_state(jax.random.key(0))
+    state, *_ = shared
+    with iterating(shared, host_corridor(NUMBER), overlapped=False) as iteration:
         for _ in range(3):
             state, metrics = iteration(state)
             expected, wanted = step(expected)
@@ -63,18 +77,17 @@ def test_alternating_is_the_iteration_in_jax():
     chex.assert_trees_all_close(metrics, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_overlapped_acts_by_the_policy_before_and_learns_by_its_log_probs():
-    ours = control(host_corridor(NUMBER))
-    with HostIteration(ours) as iteration:
+def test_overlapped_acts_by_the_policy_before_and_learns_by_its_log_probs(shared):
+    agent, state = control(corridor()).agent, shared[0]
+    with iterating(shared, host_corridor(NUMBER)) as iteration:
         learn, learnt = iteration._learn, []
         iteration._learn = lambda *arguments: learnt.append(arguments) or learn(*arguments)
-        state = iteration.initial_state(jax.random.key(0))
         for _ in range(4):
             state, _ = iteration(state)
     for number, (before, steps, acted) in enumerate(learnt):
         chex.assert_trees_all_equal(acted, learnt[max(number - 1, 0)][0].params["policy"])
         chex.assert_trees_all_equal(before.snapshots["old"], before.params["policy"])
-        policy, *_ = ours.agent.act(acted, steps.seen, steps.memories.policy)
+        policy, *_ = agent.act(acted, steps.seen, steps.memories.policy)
         np.testing.assert_allclose(policy.log_prob(steps.actions), steps.log_probs, atol=1e-5)
     # The unrolls go on where the last ended, and pi_t is what was learnt, whatever acted.
     first, second = learnt[0][1], learnt[1][1]
@@ -84,11 +97,10 @@ def test_overlapped_acts_by_the_policy_before_and_learns_by_its_log_probs():
     chex.assert_trees_all_equal(state.snapshots["old"], state.params["policy"])
 
 
-def test_a_step_is_limited_from_the_policy_that_acted():
+def test_a_step_is_limited_from_the_policy_that_acted(shared):
     """A budget that leaves nothing: what is learnt is the policy that acted, though pi_t has come further."""
-    ours = control(host_corridor(NUMBER))
-    with HostIteration(ours, overlapped=False) as iteration:
-        start = iteration.initial_state(jax.random.key(0))
+    start, ours = shared[0], control(corridor())
+    with iterating(shared, host_corridor(NUMBER), overlapped=False) as iteration:
         moved, _ = iteration(start)
         steps, acted = iteration._collect(start, 1).result().steps, start.params["policy"]
     narrow = ours._replace(method=ours.method._replace(line_search=_narrow(ours.method.line_search)))
@@ -120,10 +132,10 @@ class Gated(HostCorridor):
         return super().step(actions)
 
 
-def test_the_device_learns_while_environments_step():
+def test_the_device_learns_while_environments_step(shared):
     driver = Gated(NUMBER)
-    with HostIteration(control(HostEnvironment(driver))) as iteration:
-        state, _ = iteration(iteration.initial_state(jax.random.key(0)))
+    with iterating(shared, HostEnvironment(driver)) as iteration:
+        state, _ = iteration(shared[0])
         iteration._next.result()
         driver.gate.clear()
         driver.waiting.clear()
@@ -144,14 +156,14 @@ def test_the_device_learns_while_environments_step():
         ("reward", "instance 1 gave the reward nan at step 12"),
     ],
 )
-def test_a_failure_ends_the_iteration_and_not_the_run(overlapped, failing, message):
-    with HostIteration(control(host_corridor(NUMBER, failing=failing, at=12)), overlapped=overlapped) as iteration:
-        state = iteration.initial_state(jax.random.key(0))
+def test_a_failure_ends_the_iteration_and_not_the_run(shared, overlapped, failing, message):
+    state, *_ = shared
+    with iterating(shared, host_corridor(NUMBER, failing=failing, at=12), overlapped=overlapped) as iteration:
         for _ in range(2):  # ten steps; the third unroll has the thirteenth
             state, _ = iteration(state)
         with pytest.raises(EnvironmentFailed, match=message):
             iteration(state)
-    with HostIteration(control(host_corridor(NUMBER)), overlapped=overlapped) as iteration:
+    with iterating(shared, host_corridor(NUMBER), overlapped=overlapped) as iteration:
         state, metrics = iteration(state)
     assert int(state.step) == 3
     assert np.isfinite(float(metrics["loss"].mean()))
@@ -186,16 +198,15 @@ def test_what_does_not_fit_is_refused():
             initial_state(control(three, number=3), jax.random.key(0))
 
 
-def test_what_the_environment_carries_is_in_the_state():
+def test_what_the_environment_carries_is_in_the_state(shared):
     def made():
-        return HostIteration(control(normalized(host_corridor(NUMBER))), overlapped=False)
+        return normalized(host_corridor(NUMBER))
 
-    with made() as iteration:
-        state = iteration.initial_state(jax.random.key(0))
-        assert float(state.world[0]) == 0
-        state, _ = iteration(state)
-    # What was seen: at the beginning, and then once a step.
-    assert float(state.world[0]) == NUMBER * (1 + LENGTH)
-    with made() as resumed:
-        after, _ = resumed(state)
-    assert float(after.world[0]) == 2 * NUMBER * (1 + LENGTH)
+    with made() as untouched:
+        state = shared[0]._replace(world=untouched.carried)
+    for number in (1, 2):  # each with an environment of its own
+        with iterating(shared, made(), overlapped=False) as iteration:
+            iteration._learn = lambda state, *_: (state, {})
+            state, _ = iteration(state)
+        # What was seen: at the beginning, and then once a step.
+        assert float(state.world[0]) == number * NUMBER * (1 + LENGTH)
