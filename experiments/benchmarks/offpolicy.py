@@ -17,7 +17,7 @@ from gempi_jax import rl
 from gempi_jax.em import GaussianDivergence, LineSearch
 from gempi_jax.methods import Critic, Features, awr, mpo, with_critic
 from gempi_jax.models import CategoricalHead, ContinuousValues, DiscreteValues, GaussianHead, MLPCore, MLPTorso
-from gempi_jax.numerics import gaussian_kl
+from gempi_jax.numerics import gaussian_kl, retrace
 from gempi_jax.numerics.advantages import gae
 from gempi_jax.rl.agent import Agent, Trunk
 from gempi_jax.runners.actionvalues import QCritic
@@ -55,7 +55,7 @@ def cartpole_mpo(steps: int) -> Replayed:
     passes = Passes(updates_per_epoch=8)
     agent = Agent(_trunk(64, 64), CategoricalHead(2))
     control = Control(agent, rl.make("CartPole-v1"), method, Optimizers(_adam(1e-3), {}), 8, 8, passes)
-    critic = QCritic(DiscreteValues(MLPTorso((128, 128)), 2), _adam(1e-3), 0.99, passes=passes, period=4)
+    critic = QCritic(DiscreteValues(MLPTorso((128, 128)), 2), _adam(1e-3), 0.99, retrace(0.9), passes=passes, period=4)
     return Replayed(control, capacity=steps // 64, batch=256, critic=critic)
 
 

@@ -95,17 +95,17 @@ class TanhGaussian(NamedTuple):
 
     Attributes:
       base: of u.
-      low, high: bounds of the actions, finite.
+      low, high: bounds of the actions, finite; beside each action of ``base``, so that all leaves are cut alike, or
+        once for all of them, [A].
     """
 
     base: Gaussian
-    low: Float[Array, "A"]
-    high: Float[Array, "A"]
+    low: Float[Array, "*E A"]
+    high: Float[Array, "*E A"]
 
     def log_prob(self, action: Float[Array, "*E A"]) -> Float[Array, "*E"]:
         """log of the density of an action within the bounds."""
-        lead = (1,) * (action.ndim - 1)
-        low, high = self.low.reshape(*lead, -1), self.high.reshape(*lead, -1)
+        low, high = self._bounds(action)
         unit = jnp.clip((2.0 * action - low - high) / (high - low), -INSIDE, INSIDE)
         u = jnp.arctanh(unit)
         return self.base.log_prob(u) - jnp.sum(_log_slope(u), axis=-1) - self._log_half_width()
@@ -130,12 +130,17 @@ class TanhGaussian(NamedTuple):
         return self.base.kl(other.base)
 
     def _image(self, u: Float[Array, "*E A"]) -> Float[Array, "*E A"]:
-        lead = (1,) * (u.ndim - 1)
-        low, high = self.low.reshape(*lead, -1), self.high.reshape(*lead, -1)
+        low, high = self._bounds(u)
         return 0.5 * (low + high) + 0.5 * (high - low) * jnp.clip(jnp.tanh(u), -INSIDE, INSIDE)
 
-    def _log_half_width(self) -> Float[Array, ""]:
-        return jnp.sum(jnp.log(0.5 * (self.high - self.low)))
+    def _bounds(self, like: Array) -> tuple[Array, Array]:
+        """With as many axes as ``like``."""
+        lead = (1,) * (like.ndim - self.low.ndim)
+        return self.low.reshape(*lead, *self.low.shape), self.high.reshape(*lead, *self.high.shape)
+
+    def _log_half_width(self) -> Array:
+        """Of each action, or one for all."""
+        return jnp.sum(jnp.log(0.5 * (self.high - self.low)), axis=-1)
 
 
 Distribution = Categorical | Gaussian | TanhGaussian

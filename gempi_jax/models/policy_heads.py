@@ -103,7 +103,8 @@ class TanhGaussianHead(nn.Module):
     def __call__(self, features: Float[Array, "*N D"]) -> TanhGaussian:
         """The policy at each state."""
         base = GaussianHead(self.size, self.initial_scale, self.minimum_scale, self.by_state, name="gaussian")(features)
-        low, high = (jnp.broadcast_to(jnp.asarray(x, jnp.float32), (self.size,)) for x in (self.low, self.high))
+        # numpy broadcasts a number or [A] to any shape.
+        low, high = (jnp.asarray(np.broadcast_to(np.float32(x), base.mean.shape)) for x in (self.low, self.high))
         return TanhGaussian(base, low, high)
 
 

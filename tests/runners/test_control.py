@@ -13,7 +13,16 @@ from gempi_jax import methods
 from gempi_jax.contracts import Counts
 from gempi_jax.em import GaussianDivergence, Lagrangian, LineSearch
 from gempi_jax.methods import Critic, Features, with_critic
-from gempi_jax.models import CategoricalHead, Gaussian, GaussianHead, MLPCore, MLPTorso, PopArtHead, gtrxl
+from gempi_jax.models import (
+    CategoricalHead,
+    Gaussian,
+    GaussianHead,
+    MLPCore,
+    MLPTorso,
+    PopArtHead,
+    TanhGaussianHead,
+    gtrxl,
+)
 from gempi_jax.numerics import categorical_kl, gaussian_kl
 from gempi_jax.numerics.advantages import gae
 from gempi_jax.rl import Continuous, Discrete, episodic
@@ -221,3 +230,14 @@ def test_a_divergence_that_is_not_the_policys_is_refused():
     with pytest.raises(ValueError, match="give GaussianDivergence or SampledDivergence"):
         measure(methods.vmpo().needs.trust_region.divergence, policy, policy, jnp.zeros((2, 3, 1)))
     assert methods.vmpo().needs.trust_region.divergence.function is categorical_kl
+
+
+def test_a_squashed_policy_acts_and_learns_within_its_bounds():
+    region = GaussianDivergence(gaussian_kl)
+    method = with_critic(methods.vmpo(0.3, (0.05, 0.02), 0.5, trust_region=region, enforced=Lagrangian(1.0)), CRITIC)
+    control = make(method, actions=Continuous((1,), -1.0, 1.0))
+    control = control._replace(agent=control.agent._replace(head=TanhGaussianHead(1)))
+    state = jax.eval_shape(lambda key: initial_state(control, key), jax.random.key(0))
+    after, metrics = jax.eval_shape(lambda state: iterate(control, state), state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert "mstep/kl/covariance" in metrics

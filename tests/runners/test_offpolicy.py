@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -313,6 +314,15 @@ def of_continuous(head, **settings):
         return replayed._replace(control=control, critic=replayed.critic._replace(num_samples=4))
 
     return change
+
+
+def test_a_squashed_policy_has_no_action_outside():
+    replayed = of_continuous(TanhGaussianHead(1))(discrete_mpo())
+    network = ContinuousValues(MLPTorso((4,)), -1.0, 1.0)
+    replayed = replayed._replace(critic=replayed.critic._replace(network=network))
+    state = jax.eval_shape(lambda key: initial_state(replayed, key), jax.random.key(0))
+    after, _ = jax.eval_shape(lambda state: iterate_replayed(replayed, state), state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
 @pytest.mark.parametrize(
