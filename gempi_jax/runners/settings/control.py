@@ -17,13 +17,14 @@ class EnvironmentSettings:
       name: of :func:`gempi_jax.rl.make`.
       options: of that environment.
       normalize: on the host, observations less their moving mean, over their moving deviation.
-      overlapped: on the host, the next unroll is collected while the last is learnt from, by a policy an iteration old.
+      overlapped: on the host, the next unroll is collected while the last is learnt from, by a policy an iteration old:
+        faster, and less is learnt from a step.
     """
 
     name: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     normalize: bool = False
-    overlapped: bool = True
+    overlapped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
