@@ -39,7 +39,7 @@ def row(run: Run, target: float | None) -> tuple[str, ...]:
     seeds = [series for series in run.by_seed("episode/return") if len(series.steps)]
     curves = np.stack([by_tenths(series, total) for series in seeds])
     ends = curves[:, -1]
-    found = summarize(ends)
+    found = summarize(ends.tolist())
     interval = f" [{number(found.low, 3)}, {number(found.high, 3)}]" if found.count > 1 else ""
     greedy = run.series("heldout/episode/return").values
     cells = [
