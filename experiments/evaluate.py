@@ -66,7 +66,9 @@ def results(control: Control, state: TrainState, episodes: int, key_seed: int) -
     rows = []
     for seed, (returns, lengths) in enumerate(zip(played.returns, played.lengths, strict=True)):
         error = np.std(returns, ddof=1) / np.sqrt(episodes) if episodes > 1 else float("nan")
-        rows.append((str(seed), f"{number(returns.mean())} ± {number(error, 2)}", number(lengths.mean())))
+        rows.append(
+            (str(seed), f"{number(float(returns.mean()))} ± {number(float(error), 2)}", number(float(lengths.mean())))
+        )
     return Table(("seed", f"return, mean of {episodes} episodes ± standard error", "steps"), rows)
 
 

@@ -37,7 +37,7 @@ def row(run: Run, target: float | None) -> tuple[str, ...]:
     """What a run came to."""
     total = max(row["step"] for row in run.rows)
     seeds = [series for series in run.by_seed("episode/return") if len(series.steps)]
-    curves = np.stack([by_tenths(series, total) for series in seeds])
+    curves = np.stack([by_tenths(series, total) for series in seeds]).astype(float)
     ends = curves[:, -1]
     found = summarize(ends.tolist())
     interval = f" [{number(found.low, 3)}, {number(found.high, 3)}]" if found.count > 1 else ""
@@ -48,7 +48,7 @@ def row(run: Run, target: float | None) -> tuple[str, ...]:
         str(len(seeds)),
         f"{total:,}",
         f"{number(found.mean)}{interval}",
-        f"{number(ends.min(), 3)} to {number(ends.max(), 3)}",
+        f"{number(float(ends.min()), 3)} to {number(float(ends.max()), 3)}",
         number(float(greedy[-1])) if len(greedy) else "–",
     ]
     if target is not None:

@@ -135,7 +135,7 @@ class ControlRun:
     def __init__(self, settings: ControlSettings, made: Made, mesh: Mesh):
         self.settings, self.made, self._mesh = settings, made, mesh
         self._by_seed = settings.num_seeds % mesh.shape["data"] == 0
-        self._iterate = {number: Compiled(functools.partial(self._scan, number)) for number in self._lengths()}
+        self._iterate = Compiled(self._over_seeds(self._several))
         self._play = Compiled(self._over_seeds(self._play_seed))
 
     def seeds(self) -> Array:
@@ -174,9 +174,10 @@ class ControlRun:
         """``log_every`` iterations of all seeds, fewer at the end, and what there is to say of them."""
         done = int(np.max(jax.device_get(state.step)))
         length = min(self.settings.log_every, self.settings.num_iterations - done)
-        compiled = self._iterate[length].prepare(state)
+        arguments = state, jnp.int32(length)
+        compiled = self._iterate.prepare(*arguments)
         clock = Clock()
-        state, metrics = compiled(state)
+        state, metrics = compiled(*arguments)
         row = summary(jax.device_get(metrics))
         return state, row | account(self.settings, state, done, length, clock.total())
 
@@ -191,17 +192,16 @@ class ControlRun:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _lengths(self) -> set[int]:
-        """Of calls; the checkpoint of a run that was stopped lies between two."""
-        total, every = self.settings.num_iterations, min(self.settings.log_every, self.settings.num_iterations)
-        return {every, total % every} - {0}
+    def _several(self, state: TrainState, length: Array) -> tuple[TrainState, Metrics]:
+        """``length`` iterations of a seed; it is an argument, so that one program serves the last, shorter call, too."""
+        iterate = self.made.iterate
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(iterate, state)[1])
 
-    def _scan(self, length: int, state: TrainState) -> tuple[TrainState, Metrics]:
-        def one(state):
-            state, metrics = jax.lax.scan(lambda s, _: self.made.iterate(s), state, length=length)
-            return state, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+        def one(_, carry: tuple[TrainState, Metrics]):
+            state, metrics = iterate(carry[0])
+            return state, jax.tree.map(jnp.add, carry[1], metrics)
 
-        return self._over_seeds(one)(state)
+        return jax.lax.fori_loop(0, length, one, (state, nothing))
 
     def _play_seed(self, state: TrainState):
         key = named_key(state.key, "play")  # the same beginnings each time
@@ -209,14 +209,25 @@ class ControlRun:
         return play(control.agent, control.environment, state.params, key, self.settings.eval.episodes)
 
     def _over_seeds(self, function: Callable) -> Callable:
+        """Of states of all seeds, and arguments that they share."""
         # Small networks are faster one after the other on a CPU, and each seed is then what it is alone, bit by bit.
         in_turn = self._mesh.devices.flat[0].platform == "cpu"
-        mapped = functools.partial(jax.lax.map, function) if in_turn else jax.vmap(function)
+
+        def mapped(states: TrainState, *shared: Array):
+            one = lambda state: function(state, *shared)  # noqa: E731
+            return jax.lax.map(one, states) if in_turn else jax.vmap(one)(states)
+
         if not self._by_seed or self._mesh.shape["data"] == 1:
             return mapped
-        # Each device has seeds of its own, and none waits for another.
-        axes = PartitionSpec(sharding.BATCH_AXES)
-        return jax.shard_map(mapped, mesh=self._mesh, in_specs=axes, out_specs=axes, check_vma=False)
+
+        def spread(states: TrainState, *shared: Array):
+            # Each device has seeds of its own, and none waits for another.
+            seeds, whole = PartitionSpec(sharding.BATCH_AXES), PartitionSpec()
+            specs = (seeds, *(whole for _ in shared))
+            run = jax.shard_map(mapped, mesh=self._mesh, in_specs=specs, out_specs=seeds, check_vma=False)
+            return run(states, *shared)
+
+        return spread
 
     def _shardings(self, shape: TrainState):
         whole, data = PartitionSpec(), sharding.BATCH_AXES
