@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gempi_jax.methods import METHODS
-from gempi_jax.runners.controlbuild import OF_THE_CRITIC
+from gempi_jax.runners.controlbuild import CONTROL_METHODS, OF_THE_CRITIC
 from gempi_jax.runners.options import default_arguments
 from gempi_jax.runners.settings import (
     ControlSettings,
@@ -26,7 +26,7 @@ RENAMED = {"num_updates": "updates_per_epoch"}
 """Settings of a phase by the names that they had."""
 
 
-def parse_arg(arg: str | None, *, method: str) -> tuple[str, bool]:
+def parse_arg(arg: str | None, *, method: str, table: dict[str, Any] = METHODS) -> tuple[str, bool]:
     """Reads ``"METHOD"``, ``"METHOD,quick"`` or ``"quick"``.
 
     Returns:
@@ -38,10 +38,10 @@ def parse_arg(arg: str | None, *, method: str) -> tuple[str, bool]:
     parts = [part.strip() for part in (arg or "").split(",") if part.strip()]
     quick = "quick" in parts
     names = [part for part in parts if part != "quick"]
-    unknown = [name for name in names if name not in METHODS]
+    unknown = [name for name in names if name not in table]
     if unknown or len(names) > 1:
         raise ValueError(
-            f"config arg {arg!r}: expected one method of {', '.join(METHODS)}, and optionally 'quick', "
+            f"config arg {arg!r}: expected one method of {', '.join(table)}, and optionally 'quick', "
             "e.g. arithmetic.py:vmpo,quick"
         )
     return (names[0] if names else method), quick
@@ -82,7 +82,7 @@ def control(
     """
     config = ConfigDict(dataclasses.asdict(ControlSettings(EnvironmentSettings(name))))
     config.method = method
-    defaults = {k: v for k, v in default_arguments(METHODS[method]).items() if k not in OF_THE_CRITIC}
+    defaults = {k: v for k, v in default_arguments(CONTROL_METHODS[method]).items() if k not in OF_THE_CRITIC}
     own = CONTROL_ARGUMENTS.get(method, {}) | (arguments or {}).get(method, {})
     config.method_args = ConfigDict(defaults | own)
     config.entropy_coefficient = CONTROL_ENTROPY.get(method, 0.0)
@@ -99,6 +99,7 @@ CONTROL_ARGUMENTS = {
     # The paper's budgets for control and its better half.  A step is shortened to its budget and never lengthened:
     # once a task is solved advantages are noise, and a step that is lengthened walks away with it.
     "vmpo": {"epsilon_eta": 0.1, "epsilon_alpha": 0.005, "top_k_fraction": 0.5, "enforced": "line_search_1"},
+    "mpo": {"enforced": "line_search_1"},
     # Without a KL in the rewards: there is no policy that training started from.
     "ppo": {"beta": 0.0},
 }

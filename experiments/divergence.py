@@ -28,7 +28,7 @@ from experiments.make_report import folder
 from gempi_jax.report.tables import Table, number, percent, to_markdown
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.control import initial_state, iterate
-from gempi_jax.runners.controlbuild import build_control
+from gempi_jax.runners.controlbuild import build_run
 from gempi_jax.runners.settings import ControlSettings
 
 CORES = {
@@ -58,7 +58,7 @@ def study(settings: ControlSettings, core: str, rates: np.ndarray) -> dict[str, 
     """
     kind, gate = CORES[core]
     network = dataclasses.replace(settings.network, gate=gate)
-    control = build_control(dataclasses.replace(settings, core=kind, network=network))
+    control = build_run(dataclasses.replace(settings, core=kind, network=network)).control
 
     def run(draw):
         key, rate = draw

@@ -19,9 +19,10 @@ from PIL import Image
 
 from experiments.make_report import folder
 from gempi_jax.report.tables import Table, number, to_markdown
+from gempi_jax.rl import HostEnvironment
 from gempi_jax.rl.play import film, play
 from gempi_jax.runners.build import settings_from_config
-from gempi_jax.runners.controlbuild import build_control
+from gempi_jax.runners.controlbuild import build_run
 from gempi_jax.runners.controlparts import Control
 from gempi_jax.runners.controlrun import ControlRun, open_checkpoints
 from gempi_jax.runners.settings import ControlSettings, MeshSettings
@@ -47,12 +48,14 @@ def load(workdir: pathlib.Path) -> tuple[ControlSettings, Control, TrainState]:
         raise ValueError(f"{workdir} is the run of a language model: its report has what it was judged by")
     # On one device, however many it was trained on.
     settings = dataclasses.replace(settings, mesh=MeshSettings())
-    control = build_control(settings)
-    made = ControlRun(settings, control, sharding.make_mesh(dataclasses.asdict(settings.mesh)))
+    parts = build_run(settings)
+    if isinstance(parts.control.environment, HostEnvironment):
+        raise ValueError(f"{workdir} is a run on the host, whose episodes its report shows")
+    made = ControlRun(settings, parts, sharding.make_mesh(dataclasses.asdict(settings.mesh)))
     restored = open_checkpoints(settings, workdir).restore_latest(made.template())
     if restored is None:
         raise ValueError(f"{workdir} has no checkpoint yet: let the run go on to its first")
-    return settings, control, restored.state
+    return settings, parts.control, restored.state
 
 
 def results(control: Control, state: TrainState, episodes: int, key_seed: int) -> Table:

@@ -12,11 +12,12 @@ which the walk to the first reward is never found.  Pick up, put down and toggle
 from ml_collections import ConfigDict
 
 from configs import common
+from gempi_jax.runners.controlbuild import CONTROL_METHODS
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """``arg``: the method (default vmpo), and ``quick``."""
-    method, quick = common.parse_arg(arg, method="vmpo")
+    method, quick = common.parse_arg(arg, method="vmpo", table=CONTROL_METHODS)
     return common.control(
         "MiniGrid-MemoryS9",
         method,

@@ -4,25 +4,35 @@ Reference: V-MPO for Gaussian policies, Song et al. 2019, appendix C: mean and c
 Command: python -m experiments.train --config=configs/rl/pendulum.py:vmpo --workdir=runs/pendulum --config.num_seeds=3
 Expected: RESULTS.md.
 
-What differs from the defaults, and why: the trust region is a Gaussian's, by mean and covariance.
+What differs from the defaults, and why: the trust region is a Gaussian's, by mean and covariance; MPO learns Q from a
+replay, with few steps between its updates.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
+from gempi_jax.runners.controlbuild import CONTROL_METHODS
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """``arg``: the method (default vmpo), and ``quick``."""
-    method, quick = common.parse_arg(arg, method="vmpo")
+    method, quick = common.parse_arg(arg, method="vmpo", table=CONTROL_METHODS)
+    sizes = {"num_environments": 16, "unroll_length": 200, "env_steps": 500_000}
+    if method == "mpo":
+        sizes = {
+            **{"num_environments": 8, "unroll_length": 8, "updates_per_epoch": 8, "num_epochs": 1, "log_every": 50},
+            **{"replay": {"capacity": 800, "batch": 256}, "env_steps": 50_000},
+        }
+    gaussian = {"trust_region": "gaussian_kl"}
     return common.control(
         "Pendulum-v1",
         method,
         quick,
-        arguments={"vmpo": {"trust_region": "gaussian_kl", "epsilon_alpha": (0.01, 0.001)}},
+        arguments={
+            "vmpo": gaussian | {"epsilon_alpha": (0.01, 0.001)},
+            "mpo": gaussian | {"epsilon_alpha": (0.05, 0.005), "epsilon_bounds": 1e-3},
+        },
         network={"torso_widths": (64, 64), "activation": "tanh", "width": 0},
-        critic={"features": "own", "gamma": 0.95},
-        env_steps=500_000,
-        num_environments=16,
-        unroll_length=200,
+        critic={"features": "own", "gamma": 0.98 if method == "mpo" else 0.95},
+        **sizes,
     ).lock()

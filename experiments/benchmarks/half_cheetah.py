@@ -4,6 +4,9 @@
 
 envpool steps MuJoCo on the host; ``--overlapped`` collects while the device learns on the last unroll.  Seeds run one
 after another.  The episodes that ended in each twentieth of the steps make a curve.
+
+1 M steps, seeds 0 to 2, one core shared with others, 5,500 to 10,500 steps/s; returns of the last tenth by seed:
+with the KL 3080, 2361, 3310, rising to the end; without it 932, 1884, 1900, one of which fell there from 4039.
 """
 
 import argparse

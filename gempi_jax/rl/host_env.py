@@ -108,10 +108,11 @@ class HostEnvironment:
             raise RuntimeError(f"{self.name}: no step is under way; send actions first.")
         pending, self._pending = self._pending, None
         now = pending.result()
-        terminated = np.asarray(now.terminated, bool)
+        # Copies: some packages write each step into the same arrays.
+        terminated = np.array(now.terminated, bool)
         step = TimeStep(
             _floats(now.observation),
-            np.asarray(now.reward, np.float32),
+            np.array(now.reward, np.float32),
             terminated,
             np.asarray(now.truncated, bool) & ~terminated,
             _floats(now.final_observation),

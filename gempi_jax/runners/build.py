@@ -7,7 +7,7 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -74,18 +74,21 @@ def method_from_settings(name: str, phase: PhaseSettings) -> Method:
     return make_method(f"config.{name}", phase.method, phase.method_args)
 
 
-def make_method(place: str, method: str, given: Mapping[str, Any]) -> Method:
+def make_method(
+    place: str, method: str, given: Mapping[str, Any], table: dict[str, Callable[..., Method]] = METHODS
+) -> Method:
     """A method by its name in a config.
 
     Args:
       place: of the section, for errors.
       method: its ``method``.
       given: its ``method_args``.
+      table: of methods.
 
     Raises:
       ValueError: an unknown method or argument (with the nearest valid name), or a value that the method refuses.
     """
-    factory = lookup(METHODS, method, f"{place}.method")
+    factory = lookup(table, method, f"{place}.method")
     valid = inspect.signature(factory).parameters
     arguments = {}
     for key, value in given.items():

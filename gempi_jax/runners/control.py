@@ -105,28 +105,26 @@ def unroll_key(key: Array, number: Array) -> Array:
 
 
 def learn_from(
-    control: Control, state: TrainState, steps: Unroll, acted: Params | None = None
+    control: Control, state: TrainState, steps: Unroll, *, stale: bool = False
 ) -> tuple[TrainState, Metrics]:
     """What an iteration does with an unroll.
 
     Args:
       control: what the run is made of.
       state: before it.
-      steps: of pi_t, or of the policy that was pi_t an iteration ago.
-      acted: that policy's parameters, where it is no longer pi_t.  Weights, ratios and the trust region are then of the
-        policy that acted, whose actions these are.
+      steps: of pi_t, or of a policy b before it.
+      stale: whether b acted.  Then weights have the ratio pi_t / b, (23), and the trust region is around pi_t, which
+        is evaluated anew; advantages stay those of b.
     """
     agent, method = control.agent, control.method
-    samples = make_samples(agent, method.needs, state, steps)
+    samples = make_samples(agent, method.needs, state, steps, stale=stale)
     params = agent.renormalized(state.params, samples.value_targets)
     learnt = {name: agent.normalized(params, getattr(samples, name)) for name in ("values", "value_targets")}
     state, samples = state._replace(params=params), samples._replace(**learnt)
-    snapshots, world = state.snapshots, ControlWorld(agent, method.needs).world()
-    if acted is not None and "old" in snapshots:
-        state = state._replace(snapshots=snapshots | {"old": acted})
+    world = ControlWorld(agent, method.needs, stale).world()
     key = named_key(named_key(state.key, "iteration", state.step), "learn")
     state, metrics = learn(method, world, control.optimizers, state, steps, samples, key, control.passes)
-    return finish(control, state._replace(snapshots=snapshots), steps, metrics)
+    return finish(control, state, steps, metrics)
 
 
 def finish(control: Control, state: TrainState, steps: Unroll, metrics: Metrics) -> tuple[TrainState, Metrics]:
@@ -137,11 +135,19 @@ def finish(control: Control, state: TrainState, steps: Unroll, metrics: Metrics)
     return finish_iteration(state, skipped, old_period=control.old_period), metrics | said
 
 
-def make_samples(agent: Agent, needs: Needs, state: TrainState, steps: Unroll) -> Samples:
-    """What the E-step sees: advantages by the critic's estimator, log-probs of the policies that it is to stay near."""
+def make_samples(agent: Agent, needs: Needs, state: TrainState, steps: Unroll, *, stale: bool = False) -> Samples:
+    """What the E-step sees: advantages by the critic's estimator, log-probs of the policies that it is to stay near.
+
+    Args:
+      agent: the networks.
+      needs: of the method.
+      state: with the snapshots.
+      steps: an unroll.
+      stale: whether pi_t is not the policy that acted.
+    """
 
     def log_probs(name: str) -> Float[Array, "B T"]:
-        if name == "old":
+        if name == "old" and not stale:
             return steps.log_probs
         return agent.act(state.snapshots[name], steps.seen, steps.memories.policy)[0].log_prob(steps.actions)
 
@@ -164,10 +170,12 @@ class ControlWorld(NamedTuple):
     Attributes:
       agent: the networks.
       needs: of the method.
+      stale: whether pi_t is not the policy that acted.
     """
 
     agent: Agent
     needs: Needs
+    stale: bool = False
 
     def world(self) -> World:
         """As the training step takes it."""
@@ -206,7 +214,7 @@ class ControlWorld(NamedTuple):
     def _divergence(self, snapshots: dict[str, Params], steps: Unroll, policy: Distribution) -> dict[str, Array]:
         region = self.needs.trust_region
         frozen = steps.policy  # pi_t acted
-        if region.towards != "old":
+        if region.towards != "old" or self.stale:
             frozen = self.agent.act(snapshots[region.towards], steps.seen, steps.memories.policy)[0]
         return measure(region.divergence, jax.lax.stop_gradient(frozen), policy, steps.actions)
 

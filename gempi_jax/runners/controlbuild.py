@@ -1,23 +1,36 @@
 """From the settings of a run in environments to what it is made of; the control world's strings end here."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gempi_jax import models
+from gempi_jax.contracts import Metrics
 from gempi_jax.methods import METHODS, Critic, Features, Method, with_critic, with_entropy
+from gempi_jax.methods.virel import virel
 from gempi_jax.models import gates
 from gempi_jax.numerics import advantages
+from gempi_jax.numerics.backups import n_step_backup
+from gempi_jax.numerics.checks import require
 from gempi_jax.rl import Continuous, Discrete, Environment, HostEnvironment, make, normalized
+from gempi_jax.rl.action_values import ActionValueAgent
 from gempi_jax.rl.agent import Agent, Trunk
 from gempi_jax.rl.registry import ON_THE_HOST
+from gempi_jax.runners import offpolicy
+from gempi_jax.runners import virel as virel_runner
+from gempi_jax.runners.actionvalues import QCritic
 from gempi_jax.runners.build import blame, lookup, make_method
+from gempi_jax.runners.control import initial_state, iterate
 from gempi_jax.runners.controlparts import Control, check_control
-from gempi_jax.runners.optimizers import control_optimizers
+from gempi_jax.runners.offpolicyparts import Replayed, check_replayed
+from gempi_jax.runners.optimizers import action_value_optimizer, control_optimizers
 from gempi_jax.runners.settings import ControlSettings, CriticSettings, NetworkSettings
 from gempi_jax.training.learn import Passes
+from gempi_jax.training.state import TrainState
+from gempi_jax.types import Array
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -40,6 +53,10 @@ ESTIMATORS: dict[str, Callable[[CriticSettings], advantages.Estimator]] = {
     "unroll_returns": lambda s: advantages.unroll_returns(),
     "n_step_returns": lambda s: advantages.n_step_returns(s.n),
 }
+VIREL = "virel"
+CONTROL_METHODS = METHODS | {VIREL: virel}
+"""By name: those of the table that have what they need, and VIREL, which has a critic of actions."""
+
 OF_THE_CRITIC = ("lam", "gamma", "features", "value_coefficient", "value_clip")
 """Arguments of methods that bring a critic of their own, by which it is set for language."""
 
@@ -61,21 +78,33 @@ CORES: dict[str, Callable[[NetworkSettings, int], Any]] = {
 }
 
 
-def build_control(settings: ControlSettings) -> Control:
+class Made(NamedTuple):
+    """A run's parts and what they do: both functions scan, and seeds are mapped over.
+
+    Attributes:
+      control: the parts.
+      initial_state: key -> the first state.
+      iterate: state -> the next one, and metrics.
+    """
+
+    control: Control
+    initial_state: Callable[[Array], TrainState]
+    iterate: Callable[[TrainState], tuple[TrainState, Metrics]]
+
+
+def build_run(settings: ControlSettings) -> Made:
     """What a run is made of.
 
     Raises:
       ValueError: unknown names (with the nearest valid one), values out of range, or parts that do not fit each other.
       ImportError: the environment's package is not installed.
     """
-    environment = build_environment(settings)
-    agent = build_agent(settings, environment)
-    optimizers, _ = control_optimizers(settings)
+    method, environment = build_method(settings), build_environment(settings)
     control = Control(
-        agent,
+        build_agent(settings, environment),
         environment,
-        build_method(settings),
-        optimizers,
+        method,
+        control_optimizers(settings)[0],
         unroll_length=settings.unroll_length,
         num_environments=settings.num_environments,
         passes=Passes(
@@ -86,8 +115,44 @@ def build_control(settings: ControlSettings) -> Control:
         old_period=settings.old_period,
     )
     with blame("config"):
+        if settings.method == VIREL:
+            require(settings.replay.capacity == 0, "replay.capacity: virel learns from each unroll once; set it to 0.")
+            virel_runner.check_virel(control)
+            functions = virel_runner.initial_virel_state, virel_runner.iterate_virel
+            return Made(control, *(functools.partial(function, control) for function in functions))
+        if settings.replay.capacity:
+            replayed = _replayed(settings, control)
+            check_replayed(replayed)
+            functions = offpolicy.initial_state, offpolicy.iterate_replayed
+            return Made(control, *(functools.partial(function, replayed) for function in functions))
+        require(
+            not control.method.needs.by_group,
+            f"method is {settings.method!r}, which compares the actions of one state: on a replay, by Q, it can; give "
+            "replay.capacity.",
+        )
         check_control(control)
-    return control
+    return Made(control, *(functools.partial(function, control) for function in (initial_state, iterate)))
+
+
+def _replayed(settings: ControlSettings, control: Control) -> Replayed:
+    replay, asked, actions = settings.replay, settings.action_values, control.environment.actions
+    if not control.method.needs.by_group:
+        return Replayed(control, replay.capacity, replay.batch)
+    torso = models.MLPTorso(asked.torso_widths)
+    if isinstance(actions, Discrete):
+        network = models.DiscreteValues(torso, actions.n)
+    else:
+        network = models.ContinuousValues(torso, *(tuple(map(float, bound.ravel())) for bound in actions.bounds()))
+    critic = QCritic(
+        network,
+        action_value_optimizer(settings),
+        settings.critic.gamma,
+        n_step_backup(asked.n),
+        asked.num_samples or None,
+        control.passes,
+        asked.period,
+    )
+    return Replayed(control, replay.capacity, replay.batch, critic)
 
 
 def build_environment(settings: ControlSettings) -> Environment | HostEnvironment:
@@ -126,8 +191,14 @@ def build_method(settings: ControlSettings) -> Method:
         features = lookup({each.value: each for each in Features}, critic.features, "config.critic.features")
     made = Critic(estimator, critic.gamma, features)
     own = {"value_coefficient": critic.coefficient, "value_clip": critic.value_clip or None}
-    takes = lookup(METHODS, settings.method, "config.method")().needs.critic is not None
+    if settings.method == VIREL:
+        arguments = dict(settings.method_args) | {"gamma": critic.gamma}
+        return make_method("config", VIREL, arguments, CONTROL_METHODS)
+    needs = lookup(CONTROL_METHODS, settings.method, "config.method")().needs
+    takes = needs.critic is not None
     method = make_method("config", settings.method, dict(settings.method_args) | (own if takes else {}))
+    if needs.by_group:
+        return with_entropy(method, settings.entropy_coefficient)
     with blame("config.method"):
         if takes:
             method = method._replace(needs=method.needs._replace(critic=made))
@@ -152,6 +223,16 @@ def build_agent(settings: ControlSettings, environment: Environment | HostEnviro
         return Trunk(torso, core, network.previous, actions.n if isinstance(actions, Discrete) else None)
 
     own = settings.critic.features == Features.OWN.value
+    if settings.method == VIREL:
+        if not own or not isinstance(actions, Discrete):
+            raise ValueError(
+                "config.method = 'virel': its critic is Q of discrete actions, of a network of its own; "
+                f"critic.features is {settings.critic.features!r} and the environment has {actions}; set "
+                "critic.features to 'own'"
+            )
+        return ActionValueAgent(trunk(), _head(network, actions), models.ActionValueHead(actions.n), trunk())
+    if METHODS[settings.method]().needs.by_group:  # Q is beside the agent, and V not asked for
+        return Agent(trunk(), _head(network, actions))
     return Agent(
         trunk(),
         _head(network, actions),
@@ -176,4 +257,4 @@ def _head(network: NetworkSettings, actions: Discrete | Continuous):
         return lookup(heads, network.distribution, "config.network.distribution")()
 
 
-__all__ = ["build_agent", "build_control", "build_method"]
+__all__ = ["CONTROL_METHODS", "OF_THE_CRITIC", "Made", "build_run"]

@@ -22,9 +22,7 @@ from gempi_jax.rl import HostEnvironment
 from gempi_jax.rl.play import play
 from gempi_jax.runners.build import blame
 from gempi_jax.runners.compiled import Clock, Compiled
-from gempi_jax.runners.control import initial_state, iterate
-from gempi_jax.runners.controlbuild import build_control
-from gempi_jax.runners.controlparts import Control
+from gempi_jax.runners.controlbuild import Made, build_run
 from gempi_jax.runners.controlrows import account, by_seed, summary
 from gempi_jax.runners.hostrun import HostRun
 from gempi_jax.runners.settings import ControlSettings
@@ -88,11 +86,11 @@ def make_run(settings: ControlSettings) -> "ControlRun | HostRun":
     Raises:
       ValueError: a mistake in the settings.
     """
-    control = build_control(settings)
-    if isinstance(control.environment, HostEnvironment):
-        return HostRun(settings, control)
+    made = build_run(settings)
+    if isinstance(made.control.environment, HostEnvironment):
+        return HostRun(settings, made.control)
     with blame("config.mesh"):
-        return ControlRun(settings, control, sharding.make_mesh(dataclasses.asdict(settings.mesh)))
+        return ControlRun(settings, made, sharding.make_mesh(dataclasses.asdict(settings.mesh)))
 
 
 def _train(made: "ControlRun | HostRun", workdir: pathlib.Path, preemption: Preemption) -> TrainState:
@@ -130,12 +128,12 @@ class ControlRun:
 
     Args:
       settings: of the run.
-      control: made of them.
+      made: of them.
       mesh: of which the ``data`` axis is used.
     """
 
-    def __init__(self, settings: ControlSettings, control: Control, mesh: Mesh):
-        self.settings, self.control, self._mesh = settings, control, mesh
+    def __init__(self, settings: ControlSettings, made: Made, mesh: Mesh):
+        self.settings, self.made, self._mesh = settings, made, mesh
         self._by_seed = settings.num_seeds % mesh.shape["data"] == 0
         self._iterate = {number: Compiled(functools.partial(self._scan, number)) for number in self._lengths()}
         self._play = Compiled(self._over_seeds(self._play_seed))
@@ -147,13 +145,13 @@ class ControlRun:
 
     def initial_state(self) -> TrainState:
         """Of all seeds, in its shards."""
-        make = functools.partial(jax.lax.map, functools.partial(initial_state, self.control))
+        make = functools.partial(jax.lax.map, self.made.initial_state)
         shape = jax.eval_shape(make, self.seeds())
         return jax.jit(make, out_shardings=self._shardings(shape))(self.seeds())
 
     def template(self) -> TrainState:
         """Shapes and shards of the state, to restore into."""
-        make = functools.partial(jax.lax.map, functools.partial(initial_state, self.control))
+        make = functools.partial(jax.lax.map, self.made.initial_state)
         shape = jax.eval_shape(make, self.seeds())
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shape, self._shardings(shape)
@@ -200,14 +198,15 @@ class ControlRun:
 
     def _scan(self, length: int, state: TrainState) -> tuple[TrainState, Metrics]:
         def one(state):
-            state, metrics = jax.lax.scan(lambda s, _: iterate(self.control, s), state, length=length)
+            state, metrics = jax.lax.scan(lambda s, _: self.made.iterate(s), state, length=length)
             return state, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
 
         return self._over_seeds(one)(state)
 
     def _play_seed(self, state: TrainState):
         key = named_key(state.key, "play")  # the same beginnings each time
-        return play(self.control.agent, self.control.environment, state.params, key, self.settings.eval.episodes)
+        control = self.made.control
+        return play(control.agent, control.environment, state.params, key, self.settings.eval.episodes)
 
     def _over_seeds(self, function: Callable) -> Callable:
         # Small networks are faster one after the other on a CPU, and each seed is then what it is alone, bit by bit.

@@ -65,7 +65,21 @@ def control_optimizers(settings: ControlSettings) -> tuple[Optimizers, Callable]
     with blame("config.optimizer"):
         optimizer = _optimizer(settings.optimizer, "config.optimizer")
         params, rate = optimizers.build(optimizer, total), optimizers.learning_rate(optimizer, total)
+        if settings.method == "virel":
+            # Actor and critic are clipped apart: the loss of one is E[Q] times as large as that of the other.
+            params = optax.partition({"policy": params, "value": params}, lambda tree: {name: name for name in tree})
     return Optimizers(params, _duals(settings.duals, total, "config.duals")), rate
+
+
+def action_value_optimizer(settings: ControlSettings) -> optax.GradientTransformation:
+    """Of Q: Adam at a constant rate, clipped as the policy's.
+
+    Raises:
+      ValueError: a value out of range, with its place.
+    """
+    with blame("config.action_values.learning_rate"):
+        rate = schedules.Schedule(settings.action_values.learning_rate)
+        return optimizers.build(optimizers.Adam(rate, max_grad_norm=settings.optimizer.max_grad_norm or None), 1)
 
 
 def _optimizer(settings: OptimizerSettings, place: str) -> optimizers.Optimizer:

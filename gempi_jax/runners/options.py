@@ -34,6 +34,7 @@ from gempi_jax.em import (
     Weighting,
 )
 from gempi_jax.methods import Contrast, Features, Reading
+from gempi_jax.methods.virel import ElboCritic, ResidualCritic
 from gempi_jax.numerics import (
     CHI_SQUARED,
     JENSEN_SHANNON,
@@ -101,6 +102,7 @@ OPTIONS: dict[type, dict[str, Any]] = {
     Dual: {"dual": Dual(), "solved": Solved()},
     Given: TRANSFORMS,
     Tilted: WEIGHTINGS,
+    ResidualCritic: {"residual": ResidualCritic(), "elbo": ElboCritic()},
     Lagrangian: {"lagrangian": Lagrangian(), "line_search": LineSearch()},
     **{
         kind: {member.value: member for member in kind}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gempi_jax.runners.build import settings_from_config
-from gempi_jax.runners.controlbuild import build_control
+from gempi_jax.runners.controlbuild import build_run
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ ITERATIONS = 60
 def test_every_config_describes_a_run_that_fits(name):
     pytest.importorskip(NEEDS.get(name, "gempi_jax"))
     config = importlib.import_module(f"configs.rl.{name}").get_config("quick")
-    build_control(settings_from_config(config))
+    build_run(settings_from_config(config))
 
 
 def state(workdir: pathlib.Path):

@@ -30,12 +30,13 @@ def corridor(max_episode_steps: int = 4) -> Environment:
 
 
 class HostCorridor:
-    """The same; one instance may give a NaN or raise, or all wait for a gate, at a step of the run."""
+    """The same, in arrays that are written anew at each step; one instance may give a NaN or raise at a step."""
 
     name, observation_shape, actions = "corridor on the host", (2,), Discrete(2)
 
     def __init__(self, num_envs: int, max_episode_steps: int = 4, failing: str = "", victim: int = 1, at: int = 0):
         self.num_envs, self.max_episode_steps = num_envs, max_episode_steps
+        self.reward, self.terminated = np.zeros(num_envs, np.float32), np.zeros(num_envs, bool)
         self.failing, self.victim, self.at, self.steps, self.closed = failing, victim, at, 0, False
 
     def reset(self):
@@ -49,17 +50,17 @@ class HostCorridor:
         self.steps += 1
         self.cells += actions
         self.elapsed += 1
-        reward = self.cells * 1.0
+        self.reward[:] = self.cells
         final = np.stack([self.cells * 0.5, np.ones(self.num_envs)], axis=1)
         if fails and self.failing == "reward":
-            reward[self.victim] = np.nan
+            self.reward[self.victim] = np.nan
         if fails and self.failing == "observation":
             final[self.victim, 1] = np.nan
-        terminated = self.cells >= END
-        truncated = (self.elapsed >= self.max_episode_steps) & ~terminated
-        ended = terminated | truncated
+        self.terminated[:] = self.cells >= END
+        truncated = (self.elapsed >= self.max_episode_steps) & ~self.terminated
+        ended = self.terminated | truncated
         self.cells[ended], self.elapsed[ended] = 0, 0
-        return TimeStep(np.where(ended[:, None], 0.0, final), reward, terminated, truncated, final)
+        return TimeStep(np.where(ended[:, None], 0.0, final), self.reward, self.terminated, truncated, final)
 
     def explain(self, error):
         return self.victim, f"{type(error).__name__}: {error}"

@@ -11,8 +11,7 @@ import pytest
 
 from gempi_jax.report import write_report
 from gempi_jax.runners.build import settings_from_config
-from gempi_jax.runners.control import iterate
-from gempi_jax.runners.controlbuild import build_control
+from gempi_jax.runners.controlbuild import build_run
 from gempi_jax.runners.controlrun import ControlRun, run
 from gempi_jax.training import sharding
 from gempi_jax.training.loop import TooManySkippedUpdates
@@ -44,7 +43,7 @@ def start(workdir, report=None, **changes):
 
 def made(**changes) -> ControlRun:
     settings = settings_from_config(TINY | changes)
-    return ControlRun(settings, build_control(settings), sharding.make_mesh(dataclasses.asdict(settings.mesh)))
+    return ControlRun(settings, build_run(settings), sharding.make_mesh(dataclasses.asdict(settings.mesh)))
 
 
 def learnt(**changes):
@@ -109,7 +108,7 @@ def test_pmap_over_seeds_ends_where_one_device_does():
     one = made(**changes)
     begun = one.initial_state()
     expected, _ = one.iterate(begun)
-    state, _ = jax.pmap(lambda state: iterate(one.control, state))(jax.device_get(begun))
+    state, _ = jax.pmap(lambda state: one.made.iterate(state))(jax.device_get(begun))
     chex.assert_trees_all_close(_numbers(jax.device_get(state)), _numbers(expected), rtol=1e-5, atol=1e-5)
 
 

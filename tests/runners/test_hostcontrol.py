@@ -1,6 +1,5 @@
 """Iterations where environments step on the host: as in JAX where they alternate, exact where they overlap."""
 
-import dataclasses
 import functools
 import threading
 
@@ -18,7 +17,7 @@ from gempi_jax.models import CategoricalHead, MLPCore, MLPTorso
 from gempi_jax.numerics.advantages import gae
 from gempi_jax.rl import EnvironmentFailed, HostEnvironment, make, normalized
 from gempi_jax.rl.agent import Agent, Trunk
-from gempi_jax.runners.control import initial_state, iterate, learn_from
+from gempi_jax.runners.control import ControlWorld, initial_state, iterate, make_samples
 from gempi_jax.runners.controlparts import Control
 from gempi_jax.runners.hostcontrol import HostIteration
 from gempi_jax.training.learn import Passes
@@ -52,13 +51,15 @@ def fast():
 @pytest.fixture(scope="module")
 def shared():
     """The first state, and what is compiled, of all that differ in their environments alone."""
-    with HostIteration(control(host_corridor(NUMBER))) as iteration:
-        return iteration.initial_state(jax.random.key(0)), iteration._pieces, iteration._learn
+    alternating, overlapped = (HostIteration(control(host_corridor(NUMBER)), overlapped=x) for x in (False, True))
+    state = alternating.initial_state(jax.random.key(0))
+    return state, alternating._pieces, (alternating._learn, overlapped._learn)
 
 
-def iterating(shared, environment, **options):
-    iteration = HostIteration(control(environment), **options)
-    _, iteration._pieces, iteration._learn = shared
+def iterating(shared, environment, *, overlapped=True):
+    iteration = HostIteration(control(environment), overlapped=overlapped)
+    _, iteration._pieces, learns = shared
+    iteration._learn = learns[overlapped]
     return iteration
 
 
@@ -77,45 +78,35 @@ def test_alternating_is_the_iteration_in_jax(shared):
     chex.assert_trees_all_close(metrics, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_overlapped_acts_by_the_policy_before_and_learns_by_its_log_probs(shared):
-    agent, state = control(corridor()).agent, shared[0]
+def test_overlapped_acts_by_the_policy_before_and_weighs_by_the_ratio_to_it(shared):
+    agent, needs, state = control(corridor()).agent, METHOD.needs, shared[0]
     with iterating(shared, host_corridor(NUMBER)) as iteration:
         learn, learnt = iteration._learn, []
         iteration._learn = lambda *arguments: learnt.append(arguments) or learn(*arguments)
-        for _ in range(4):
-            state, _ = iteration(state)
-    for number, (before, steps, acted) in enumerate(learnt):
-        chex.assert_trees_all_equal(acted, learnt[max(number - 1, 0)][0].params["policy"])
+        for _ in range(3):
+            state, metrics = iteration(state)
+    for number, (before, steps) in enumerate(learnt):
+        acted = learnt[max(number - 1, 0)][0].params["policy"]
         chex.assert_trees_all_equal(before.snapshots["old"], before.params["policy"])
-        policy, *_ = agent.act(acted, steps.seen, steps.memories.policy)
-        np.testing.assert_allclose(policy.log_prob(steps.actions), steps.log_probs, atol=1e-5)
-    # The unrolls go on where the last ended, and pi_t is what was learnt, whatever acted.
+        behaviour, *_ = agent.act(acted, steps.seen, steps.memories.policy)
+        np.testing.assert_allclose(behaviour.log_prob(steps.actions), steps.log_probs, atol=1e-5)
+        samples = make_samples(agent, needs, before, steps, stale=True)
+        policy, *_ = agent.act(before.params["policy"], steps.seen, steps.memories.policy)
+        np.testing.assert_allclose(samples.anchor_log_probs[0], policy.log_prob(steps.actions), atol=1e-5)
+        np.testing.assert_array_equal(samples.sampler_log_probs, steps.log_probs)
+        ratio = np.abs(samples.anchor_log_probs[0] - samples.sampler_log_probs).max()
+        assert (ratio > 1e-3) == (number > 0)  # the first two unrolls are both of the first policy
+        around = ControlWorld(agent, needs, stale=True).divergence(before.params, before.snapshots, steps)
+        np.testing.assert_allclose(around["kl"].mean(), 0.0, atol=1e-7)
+    # What the last iteration was limited in is the way from pi_t, not from what acted.
+    after, *_ = agent.act(state.params["policy"], steps.seen, steps.memories.policy)
+    np.testing.assert_allclose(metrics["mstep/kl"].mean(), policy.kl(after)["kl"].mean(), rtol=0.02)
+    assert abs(behaviour.kl(after)["kl"].mean() / policy.kl(after)["kl"].mean() - 1) > 0.1
+    # The unrolls go on where the last ended.
     first, second = learnt[0][1], learnt[1][1]
     np.testing.assert_array_equal(second.seen.rewards[:, 0], first.rewards[:, -1])
     # One policy made both, of other random numbers.
     assert (np.asarray(first.actions) != np.asarray(second.actions)).any()
-    chex.assert_trees_all_equal(state.snapshots["old"], state.params["policy"])
-
-
-def test_a_step_is_limited_from_the_policy_that_acted(shared):
-    """A budget that leaves nothing: what is learnt is the policy that acted, though pi_t has come further."""
-    start, ours = shared[0], control(corridor())
-    with iterating(shared, host_corridor(NUMBER), overlapped=False) as iteration:
-        moved, _ = iteration(start)
-        steps, acted = iteration._collect(start, 1).result().steps, start.params["policy"]
-    narrow = ours._replace(method=ours.method._replace(line_search=_narrow(ours.method.line_search)))
-    after, metrics = jax.jit(lambda state: learn_from(narrow, state, steps, acted))(moved)
-    assert _distance(after.params["policy"], acted) < 0.05 * _distance(moved.params["policy"], acted)
-    chex.assert_trees_all_equal(after.snapshots["old"], after.params["policy"])
-    assert float(metrics["mstep/kl"].mean()) < 1e-7
-
-
-def _narrow(search):
-    return dataclasses.replace(search, budget=1e-12)
-
-
-def _distance(one, other):
-    return float(optax.tree.norm(jax.tree.map(jnp.subtract, one, other)))
 
 
 class Gated(HostCorridor):

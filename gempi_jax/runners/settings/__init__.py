@@ -4,11 +4,13 @@
 """
 
 from gempi_jax.runners.settings.control import (
+    ActionValueSettings,
     ControlSettings,
     CriticSettings,
     EnvironmentSettings,
     NetworkSettings,
     PlaySettings,
+    ReplaySettings,
 )
 from gempi_jax.runners.settings.data import DataSettings
 from gempi_jax.runners.settings.model import LoRASettings, ModelSettings
@@ -17,6 +19,7 @@ from gempi_jax.runners.settings.phase import AdvantageSettings, PhaseSettings, S
 from gempi_jax.runners.settings.run import CheckpointSettings, EvalSettings, MeshSettings, RunSettings
 
 __all__ = [
+    "ActionValueSettings",
     "AdvantageSettings",
     "CheckpointSettings",
     "ControlSettings",
@@ -32,6 +35,7 @@ __all__ = [
     "OptimizerSettings",
     "PhaseSettings",
     "PlaySettings",
+    "ReplaySettings",
     "RunSettings",
     "SamplingSettings",
     "UpdateSettings",

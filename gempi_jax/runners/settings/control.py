@@ -17,13 +17,14 @@ class EnvironmentSettings:
       name: of :func:`gempi_jax.rl.make`.
       options: of that environment.
       normalize: on the host, observations less their moving mean, over their moving deviation.
-      overlapped: on the host, the next unroll is collected while the last is learnt from, by a policy an iteration old.
+      overlapped: on the host, the next unroll is collected while the last is learnt from, by a policy an iteration old:
+        faster, and less is learnt from a step.
     """
 
     name: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     normalize: bool = False
-    overlapped: bool = True
+    overlapped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,46 @@ class CriticSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReplaySettings:
+    """Unrolls of earlier policies, from which an iteration learns; for cores that remember nothing.
+
+    Attributes:
+      capacity: unrolls of each environment that are kept; 0 learns from each unroll once, as it comes.
+      batch: unrolls that an iteration draws; its updates are cut from them, or, with Q, from their states.
+    """
+
+    capacity: int = 0
+    batch: int = 64
+
+    def __post_init__(self):
+        at_least_one(self, "batch")
+        require(self.capacity >= 0, "capacity", self.capacity, "must be at least 1, or 0 for none")
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionValueSettings:
+    """Q(s, a), of a network of its own, for methods that compare the actions of a state: mpo, on a replay.
+
+    Attributes:
+      torso_widths: of its dense layers, activation relu.
+      num_samples: K, actions of pi_t that are sampled in a state; 0 takes all of a discrete environment.
+      n: of its n-step targets; 1 is right whoever acted.
+      learning_rate: of its Adam.
+      period: iterations between refreshes of the network that makes targets.
+    """
+
+    torso_widths: tuple[int, ...] = (128, 128)
+    num_samples: int = 16
+    n: int = 1
+    learning_rate: float = 1e-3
+    period: int = 4
+
+    def __post_init__(self):
+        at_least_one(self, "n", "period")
+        require(self.num_samples >= 0, "num_samples", self.num_samples, "must be at least 2, or 0 for all actions")
+
+
+@dataclasses.dataclass(frozen=True)
 class PlaySettings:
     """Episodes of the greedy policy, by which a run is judged at its beginning and its end.
 
@@ -124,13 +165,14 @@ class ControlSettings:
     """A whole run in environments.
 
     Attributes:
-      environment, network, critic, eval, optimizer, duals, checkpoint, mesh: see their classes.
-      method: a name of ``gempi_jax.methods.METHODS``, with ``method_args`` for its factory.
+      environment, network, critic, action_values, replay, eval, optimizer, duals, checkpoint, mesh: see their classes.
+      method: a name of ``gempi_jax.methods.METHODS``, or virel, with ``method_args`` for its factory.
       core: gtrxl, trxl_i, trxl, lstm, gru, or mlp, which remembers nothing.
       entropy_coefficient: of a bonus on the policy's entropy.
       env_steps: of each seed, over all its environments; the run ends with the iteration that reaches it.
       num_environments: B.  unroll_length: T.  One iteration acts for B T steps.
-      updates_per_epoch: optimiser steps per pass over an iteration's unrolls, cut by environment.  num_epochs: passes.
+      updates_per_epoch: optimiser steps per pass over an iteration's unrolls, cut by environment, or over what it draws
+        from the replay.  num_epochs: passes.
       old_period: T_target, iterations between refreshes of pi_t, which acts.
       num_seeds: runs side by side in one program, from ``seed`` on.
       log_every: iterations in one call, and in one row of ``metrics.jsonl``.
@@ -141,6 +183,8 @@ class ControlSettings:
     environment: EnvironmentSettings
     network: NetworkSettings = dataclasses.field(default_factory=NetworkSettings)
     critic: CriticSettings = dataclasses.field(default_factory=CriticSettings)
+    action_values: ActionValueSettings = dataclasses.field(default_factory=ActionValueSettings)
+    replay: ReplaySettings = dataclasses.field(default_factory=ReplaySettings)
     method: str = "vmpo"
     method_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     core: str = "mlp"
@@ -166,7 +210,7 @@ class ControlSettings:
         counts = ("env_steps", "num_environments", "unroll_length", "updates_per_epoch", "num_epochs", "old_period")
         at_least_one(self, *counts, "num_seeds", "log_every", "max_skips_in_a_row")
         require(
-            self.num_environments % self.updates_per_epoch == 0,
+            self.replay.capacity > 0 or self.num_environments % self.updates_per_epoch == 0,
             "num_environments",
             self.num_environments,
             f"must be a multiple of updates_per_epoch = {self.updates_per_epoch}: updates are cut by environment",
@@ -181,9 +225,10 @@ class ControlSettings:
             dataclasses.asdict(self.mesh),
             "control is spread over data alone: set fsdp and tensor to 1",
         )
-        data, seeds, environments = self.mesh.data, self.num_seeds, self.num_environments // self.updates_per_epoch
+        data, seeds = self.mesh.data, self.num_seeds
+        environments = 0 if self.replay.capacity else self.num_environments // self.updates_per_epoch
         require(
-            seeds % data == 0 or environments % data == 0,
+            seeds % data == 0 or (environments > 0 and environments % data == 0),
             "mesh.data",
             data,
             f"must divide num_seeds = {seeds}, or the {environments} environments of an update",
