@@ -50,12 +50,15 @@ def pendulum_mpo(steps: int) -> Replayed:
 
 
 def cartpole_mpo(steps: int) -> Replayed:
-    """CartPole-v1: 8 environments x 8 steps, and 8 updates of 256 states each; all actions, so that Q is exact."""
-    method = mpo(0.1, 0.01, enforced=LineSearch(1.0))
+    """CartPole-v1: 8 environments x 8 steps, and 8 updates of 256 states each; expectations over all actions.
+
+    Not solved: 3 seeds end at 237, 315 and 500 after 150,000 steps, and what was learnt is lost in between.
+    """
+    method = mpo(0.1, 0.002, enforced=LineSearch(1.0))
     passes = Passes(updates_per_epoch=8)
     agent = Agent(_trunk(64, 64), CategoricalHead(2))
-    control = Control(agent, rl.make("CartPole-v1"), method, Optimizers(_adam(1e-3), {}), 8, 8, passes)
-    critic = QCritic(DiscreteValues(MLPTorso((128, 128)), 2), _adam(1e-3), 0.99, retrace(0.9), passes=passes, period=4)
+    control = Control(agent, rl.make("CartPole-v1"), method, Optimizers(_adam(3e-4), {}), 8, 8, passes)
+    critic = QCritic(DiscreteValues(MLPTorso((128, 128)), 2), _adam(5e-4), 0.99, retrace(0.9), passes=passes, period=4)
     return Replayed(control, capacity=steps // 64, batch=256, critic=critic)
 
 
