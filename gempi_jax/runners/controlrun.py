@@ -193,7 +193,7 @@ class ControlRun:
         """Nothing is open."""
 
     def _several(self, state: TrainState, length: Array) -> tuple[TrainState, Metrics]:
-        """``length`` iterations of a seed; it is an argument, so that one program serves the last, shorter call, too."""
+        """``length`` iterations of a seed; an argument, so that one program serves the last, shorter call, too."""
         iterate = self.made.iterate
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(iterate, state)[1])
 

@@ -11,6 +11,7 @@ from gempi_jax.runners.controlrun import run
 
 TINY = {
     "environment": {"name": "TMaze", "options": {"length": 2}},
+    "core": "mlp",
     "network": {"torso_widths": (8,), "width": 8},
     "method_args": {"enforced": "line_search_1"},
     "num_environments": 4,
