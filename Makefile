@@ -36,7 +36,7 @@ FEW := HYPOTHESIS_PROFILE=few XLA_FLAGS=--xla_backend_optimization_level=0
 TEST_REQUIREMENTS := requirements-dev.txt $(if $(ORACLES),requirements-oracles.txt)
 TEST_STAMP := $(VENV)/.$(if $(ORACLES),oracles,dev)-installed
 
-.PHONY: help train train-rl control test test-quick test-latest lint format report clean
+.PHONY: help train train-rl test test-quick test-latest lint format report clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -47,9 +47,6 @@ train: $(VENV)/.run-installed ## the main job: SFT, then V-MPO, on arithmetic wo
 train-rl: $(VENV)/.rl-installed ## the control job: MemoryChain-20 by V-MPO with GTrXL, five seeds (RL_CONFIG=, RL_WORKDIR=, ARGS=)
 	$(MEMORY) "$(VENV)/bin/python" -m experiments.train --config=$(RL_CONFIG) --workdir="$(RL_WORKDIR)" \
 		--config.num_seeds=5 $(ARGS)
-
-control: $(VENV)/.rl-installed ## control tasks as benchmarks: CartPole by V-MPO (ARGS="--task=memory_chain --seeds=5")
-	"$(VENV)/bin/python" -m experiments.benchmarks.control $(ARGS)
 
 test: $(TEST_STAMP) ## all tests, and the coverage of em, losses, numerics, methods (ORACLES=1 adds PyTorch, JOBS=, ARGS=)
 	$(TEST_ENVIRONMENT) "$(VENV)/bin/python" -m pytest -n $(JOBS) --dist loadfile \

@@ -220,14 +220,3 @@ def test_what_virel_is_not_is_refused(control, message):
 def test_numbers_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         virel(**options)
-
-
-@pytest.mark.slow
-def test_it_learns_to_balance_a_pole():
-    pytest.importorskip("gymnax")
-    from experiments.benchmarks.control import cartpole_virel, learn
-
-    steps = 500_000
-    sums, numbers, *_ = learn(cartpole_virel(steps), 1, steps)
-    last = slice(-sums.shape[1] // 10, None)
-    assert sums[:, last].sum() / numbers[:, last].sum() >= 400.0
