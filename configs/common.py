@@ -11,7 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gempi_jax.methods import METHODS
-from gempi_jax.runners.controlbuild import CONTROL_METHODS, OF_THE_CRITIC
+from gempi_jax.runners.controlbuild import OF_THE_CRITIC
+from gempi_jax.runners.controlnetworks import CONTROL_METHODS
 from gempi_jax.runners.options import default_arguments
 from gempi_jax.runners.settings import (
     ControlSettings,
@@ -45,6 +46,11 @@ def parse_arg(arg: str | None, *, method: str, table: dict[str, Any] = METHODS) 
             "e.g. arithmetic.py:vmpo,quick"
         )
     return (names[0] if names else method), quick
+
+
+def parse_control(arg: str | None) -> tuple[str, bool]:
+    """:func:`parse_arg` of a run in environments, V-MPO where no method is named."""
+    return parse_arg(arg, method="vmpo", table=CONTROL_METHODS)
 
 
 def base() -> ConfigDict:

@@ -10,12 +10,11 @@ What differs from the defaults, and why: two networks read the flattened board; 
 from ml_collections import ConfigDict
 
 from configs import common
-from gempi_jax.runners.controlbuild import CONTROL_METHODS
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """``arg``: the method (default vmpo), and ``quick``."""
-    method, quick = common.parse_arg(arg, method="vmpo", table=CONTROL_METHODS)
+    method, quick = common.parse_control(arg)
     return common.control(
         "Breakout-MinAtar",
         method,

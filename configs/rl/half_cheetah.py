@@ -11,12 +11,11 @@ region by mean and covariance, with the paper's multipliers; V learns normalised
 from ml_collections import ConfigDict
 
 from configs import common
-from gempi_jax.runners.controlbuild import CONTROL_METHODS
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """``arg``: the method (default vmpo), and ``quick``."""
-    method, quick = common.parse_arg(arg, method="vmpo", table=CONTROL_METHODS)
+    method, quick = common.parse_control(arg)
     gaussian = {"trust_region": "gaussian_kl", "epsilon_alpha": (0.02, 5e-4), "enforced": "lagrangian_1"}
     return common.control(
         "envpool/HalfCheetah-v4",

@@ -12,12 +12,11 @@ which the walk to the first reward is never found.  Pick up, put down and toggle
 from ml_collections import ConfigDict
 
 from configs import common
-from gempi_jax.runners.controlbuild import CONTROL_METHODS
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """``arg``: the method (default vmpo), and ``quick``."""
-    method, quick = common.parse_arg(arg, method="vmpo", table=CONTROL_METHODS)
+    method, quick = common.parse_control(arg)
     return common.control(
         "MiniGrid-MemoryS9",
         method,

@@ -11,12 +11,11 @@ replay, with few steps between its updates.
 from ml_collections import ConfigDict
 
 from configs import common
-from gempi_jax.runners.controlbuild import CONTROL_METHODS
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """``arg``: the method (default vmpo), and ``quick``."""
-    method, quick = common.parse_arg(arg, method="vmpo", table=CONTROL_METHODS)
+    method, quick = common.parse_control(arg)
     sizes = {"num_environments": 16, "unroll_length": 200, "env_steps": 500_000}
     if method == "mpo":
         sizes = {

@@ -13,12 +13,11 @@ policy without a memory carries the sign on in what it does.
 from ml_collections import ConfigDict
 
 from configs import common
-from gempi_jax.runners.controlbuild import CONTROL_METHODS
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """``arg``: the method (default vmpo), and ``quick``."""
-    method, quick = common.parse_arg(arg, method="vmpo", table=CONTROL_METHODS)
+    method, quick = common.parse_control(arg)
     return common.control(
         "ProofofMemory",
         method,
