@@ -16,11 +16,11 @@ from configs import common
 def get_config(arg: str | None = None) -> ConfigDict:
     """``arg``: the method (default vmpo), and ``quick``."""
     method, quick = common.parse_control(arg)
-    sizes = {"num_environments": 16, "unroll_length": 200, "env_steps": 500_000}
+    sizes = {"num_environments": 16, "unroll_length": 200, "updates_per_epoch": 8, "env_steps": 500_000}
     if method == "mpo":
         sizes = {
             **{"num_environments": 8, "unroll_length": 8, "updates_per_epoch": 8, "num_epochs": 1, "log_every": 50},
-            **{"replay": {"capacity": 800, "batch": 256}, "env_steps": 50_000},
+            **{"replay": {"capacity": 800, "batch": 256}, "env_steps": 40_000},
         }
     gaussian = {"trust_region": "gaussian_kl"}
     return common.control(
@@ -28,10 +28,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         method,
         quick,
         arguments={
-            "vmpo": gaussian | {"epsilon_alpha": (0.01, 0.001)},
+            "vmpo": gaussian | {"epsilon_eta": 0.3, "epsilon_alpha": (0.05, 0.002)},
             "mpo": gaussian | {"epsilon_alpha": (0.05, 0.005), "epsilon_bounds": 1e-3},
         },
         network={"torso_widths": (64, 64), "activation": "tanh", "width": 0},
-        critic={"features": "own", "gamma": 0.98 if method == "mpo" else 0.95},
+        critic={"features": "own", "gamma": 0.98 if method == "mpo" else 0.95, "popart": 0.1},
+        optimizer={"learning_rate": 1e-3 if method == "mpo" else 2e-3},
         **sizes,
     ).lock()
