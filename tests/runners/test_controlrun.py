@@ -169,7 +169,10 @@ def test_rewards_that_are_no_numbers_end_the_run_with_its_checkpoint(tmp_path):
         ({"network": {"gate": "gr"}, "core": "gtrxl"}, r"config.network.gate = 'gr'"),
         ({"network": {"torso": "mpl"}}, r"config.network.torso = 'mpl': did you mean 'mlp'"),
         ({"core": "gru", "network": {"width": 0}}, r"config.network: GRU: width is 0"),
-        ({"method": "grpo", "method_args": {}}, r"config.method: with_critic: this method makes its own advantages"),
+        (
+            {"method": "grpo", "method_args": {}},
+            r"config: method is 'grpo', which compares the actions of one state: on a replay",
+        ),
         ({"method": "ppo", "method_args": {"gamma": 0.9}}, r"config.method_args.gamma: .* config.critic"),
         ({"method": "ppo", "method_args": {}}, r"does not serve control: it takes a KL to pi_ref .* set beta to 0"),
         ({"critic": {"features": "mine"}}, r"config.critic.features = 'mine'"),
