@@ -21,8 +21,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "Numpad",
         method,
         quick,
+        arguments={"vmpo": {"epsilon_eta": 0.5}},
         environment={"options": {"size": 2}},
         core="gtrxl",
         network={"torso_widths": (32,), "width": 32, "memory_length": 64, "previous": True},
+        entropy_coefficient=0.005,
         env_steps=1_000_000,
+        num_environments=32,
     ).lock()

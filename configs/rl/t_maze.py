@@ -22,11 +22,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "TMaze",
         method,
         quick,
-        arguments={"vmpo": {"epsilon_eta": 0.5, "epsilon_alpha": 0.002}},
+        arguments={"vmpo": {"epsilon_eta": 0.4, "epsilon_alpha": 0.002}},
         environment={"options": {"length": 64}},
         core="gtrxl",
         network={"torso_widths": (32,), "width": 32, "memory_length": 128},
         entropy_coefficient=0.03,
         env_steps=100_000,
         unroll_length=72,
+        num_epochs=8,
     ).lock()
