@@ -30,6 +30,7 @@ ESTIMATORS: dict[str, Callable[[CriticSettings], advantages.Estimator]] = {
     "gae": lambda s: advantages.gae(s.lam),
     "unroll_returns": lambda s: advantages.unroll_returns(),
     "n_step_returns": lambda s: advantages.n_step_returns(s.n),
+    "vtrace": lambda s: advantages.vtrace(s.lam),
 }
 OF_THE_CRITIC = ("lam", "gamma", "features", "value_coefficient", "value_clip")
 """Arguments of methods that bring a critic of their own, by which it is set for language."""

@@ -72,8 +72,8 @@ class CriticSettings:
     """V, and how it makes advantages.
 
     Attributes:
-      estimator: gae, unroll_returns (V-MPO's: rewards to the unroll's end, then V) or n_step_returns.
-      lam: of gae.
+      estimator: gae, unroll_returns (V-MPO's: rewards to the unroll's end, then V), n_step_returns or vtrace (for replays).
+      lam: of gae and vtrace.
       n: of n_step_returns.
       gamma: what the next step counts.
       features: own (a network of its own, as the policy's), shared (the policy's, which its loss moves, too) or
