@@ -72,7 +72,7 @@ class CriticSettings:
     """V, and how it makes advantages.
 
     Attributes:
-      estimator: gae, unroll_returns (V-MPO's: rewards to the unroll's end, then V), n_step_returns, vtrace (of replays).
+      estimator: gae, unroll_returns (V-MPO's: rewards to the unroll's end, then V), n_step_returns, vtrace.
       lam: of gae and vtrace.
       n: of n_step_returns.
       gamma: what the next step counts.
