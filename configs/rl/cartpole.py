@@ -16,12 +16,15 @@ from configs import common
 SIZES = {
     "vmpo": {"num_environments": 64, "unroll_length": 32, "updates_per_epoch": 8, "num_epochs": 2},
     "ppo": {"num_environments": 16, "unroll_length": 64, "updates_per_epoch": 4, "num_epochs": 4},
+    # Without a ratio or a trust region nothing knows that a batch grows old: one update each.
+    "reinforce": {"num_environments": 16, "unroll_length": 32, "updates_per_epoch": 1, "num_epochs": 1},
     # On replays: of states with Q of both actions, and of unrolls.
     "mpo": {"num_environments": 8, "unroll_length": 8, "updates_per_epoch": 8, "num_epochs": 1, "log_every": 50},
     "awr": {"num_environments": 16, "unroll_length": 32, "updates_per_epoch": 16, "num_epochs": 1},
     "virel": {"num_environments": 64, "unroll_length": 32, "updates_per_epoch": 8, "num_epochs": 4},
 }
 MORE = {
+    "reinforce": {"optimizer": {"learning_rate": 3e-3}},
     "mpo": {"replay": {"capacity": 800, "batch": 256}, "action_values": {"num_samples": 0}},
     "awr": {"replay": {"capacity": 20, "batch": 128}},
     "virel": {"critic": {"features": "own", "gamma": 0.98}, "env_steps": 500_000},
