@@ -75,6 +75,10 @@ def build_run(settings: ControlSettings) -> Made:
     with blame("config"):
         if settings.method == VIREL:
             require(settings.replay.capacity == 0, "replay.capacity: virel learns from each unroll once; set it to 0.")
+            require(
+                not isinstance(environment, HostEnvironment),
+                f"method is 'virel', and {environment.name} steps on the host; choose an environment written in JAX.",
+            )
             virel_runner.check_virel(control)
             functions = virel_runner.initial_virel_state, virel_runner.iterate_virel
             return Made(control, *(functools.partial(function, control) for function in functions))
