@@ -210,7 +210,7 @@ class ControlRun:
 
     def _over_seeds(self, function: Callable) -> Callable:
         """Of states of all seeds, and arguments that they share."""
-        # Small networks are faster one after the other on a CPU, and each seed is then what it is alone, bit by bit.
+        # Small networks are faster one after the other on a CPU, and each seed is then what it is alone.
         in_turn = self._mesh.devices.flat[0].platform == "cpu"
 
         def mapped(states: TrainState, *shared: Array):

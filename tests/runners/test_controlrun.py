@@ -81,7 +81,8 @@ def test_the_report_shows_returns_against_environment_steps(two_seeds):
 def test_a_seed_beside_others_is_what_it_is_alone():
     both, _ = learnt(num_seeds=2)
     alone, _ = learnt(num_seeds=1, seed=1)
-    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[1:], _numbers(both)), _numbers(alone))
+    # To rounding: a compiler may order the sums of a loop of one otherwise than those of two.
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1:], _numbers(both)), _numbers(alone), rtol=1e-5, atol=1e-6)
 
 
 def _numbers(state):
@@ -163,7 +164,7 @@ def test_rewards_that_are_no_numbers_end_the_run_with_its_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"environment": {"name": "CartPol-v1"}}, r"config.environment.*CartPol-v1.*nearest.*CartPole-v1"),
+        ({"environment": {"name": "TMaz"}}, r"config.environment.*'TMaz'.*nearest.*TMaze"),
         ({"environment": {"name": "TMaze", "options": {"lenght": 2}}}, r"config.environment.*lenght.*length"),
         ({"core": "gtxl"}, r"config.core = 'gtxl': did you mean 'gtrxl'"),
         ({"network": {"gate": "gr"}, "core": "gtrxl"}, r"config.network.gate = 'gr'"),
