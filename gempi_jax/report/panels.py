@@ -43,7 +43,7 @@ PROGRESS = Panel(
 )
 RETURNS = Panel(
     "Return of an episode",
-    "Dots: the greedy policy. Line: as it acts while it learns; several seeds as their mean and its 95 % interval.",
+    "Dots: the greedy policy. Line: as it acts while it learns. Several seeds: their mean and its 95 % interval.",
     (
         Line("heldout/episode/return", "greedy return"),
         Line("episode/return", "return while learning"),

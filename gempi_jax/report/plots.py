@@ -113,7 +113,7 @@ def _draw_curve(axes, curve: Curve, color: str, cuts: Sequence[int]) -> np.ndarr
         return _draw_band(axes, curve, color)
     steps, values = curve.series[0]
     if curve.sparse:
-        axes.plot(steps, values, color=color, linewidth=1.8, marker="o", markersize=3.4 if len(steps) < 60 else 0)
+        _draw_dots(axes, steps, values, color)
         return values
     visible = []
     for index in np.split(np.arange(len(steps)), np.searchsorted(steps, cuts)):
@@ -124,13 +124,21 @@ def _draw_curve(axes, curve: Curve, color: str, cuts: Sequence[int]) -> np.ndarr
 
 def _draw_band(axes, curve: Curve, color: str) -> np.ndarray:
     mean = band(curve.series if curve.sparse else [_calm(one) for one in curve.series])
+    if curve.sparse:
+        _draw_dots(axes, mean.steps, mean.mean, color)
+        axes.vlines(mean.steps, mean.low, mean.high, color=color, alpha=0.5, linewidth=3.0)
+        return np.concatenate([mean.mean, mean.low, mean.high])
     axes.fill_between(mean.steps, mean.low, mean.high, color=color, alpha=0.16, linewidth=0)
     axes.plot(mean.steps, mean.mean, color=color, linewidth=1.8)
-    if curve.sparse:
-        return np.concatenate([mean.mean, mean.low, mean.high])
     # Running means have widened spikes to the width of their window.
     window = 2 * (len(mean.steps) // _POINTS_PER_WINDOW) + 9
     return np.concatenate([running_median(values, window) for values in (mean.mean, mean.low, mean.high)])
+
+
+def _draw_dots(axes, steps: np.ndarray, values: np.ndarray, color: str) -> None:
+    """Measurements; a line between the first and the last alone would show a course that nobody measured."""
+    size = 3.4 if len(steps) < 60 else 0
+    axes.plot(steps, values, color=color, linewidth=1.8 if len(steps) > 2 else 0, marker="o", markersize=size)
 
 
 def _draw_stretch(axes, series: Series, color: str) -> np.ndarray:
@@ -161,10 +169,26 @@ def _frame(axes, panel: Panel, visible: np.ndarray, axis: str) -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel(axis, loc="right", labelpad=1)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: steps_text(value)))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{100 * value:g} %" if panel.share else number(value))
+        FuncFormatter(lambda value, _: f"{100 * value:g} %" if panel.share else _short(value))
     )
+
+
+def steps_text(value: float) -> str:
+    """A number of steps that fits under an axis: ``800``, ``50k``, ``1.5M``."""
+    for size, letter in ((1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e6 if letter == 'M' else 1e3):g}{letter}"
+    return f"{value:g}"
+
+
+def _short(value: float) -> str:
+    """A number that fits beside an axis: ``7.5e-4``."""
+    if value and abs(value) < 1e-2:
+        return f"{value:.1e}".replace("e-0", "e-").replace(".0e", "e")
+    return number(value)
 
 
 def _limits(low: float, high: float) -> tuple[float, float]:

@@ -130,13 +130,14 @@ def phase_table(run: Run) -> Table:
     metric = headline_metric(run)
     accuracy = metric is not None and is_accuracy(run, metric)
     form = percent if accuracy else number
+    metric_of_speed = "perf/tokens_per_second" if run.axis == "step" else "perf/steps_per_second"
     before, rows = math.nan, []
     for phase in run.phases:
         series = run.series(metric, phase.name) if metric else None
         after = float(series.values[-1]) if series and len(series.steps) else math.nan
         if math.isnan(before) and series and len(series.steps) > 1:
             before = float(series.values[0])
-        speed = run.series("perf/tokens_per_second", phase.name).values
+        speed = run.series(metric_of_speed, phase.name).values
         rows.append(
             (
                 phase_label(run, phase),
@@ -157,7 +158,7 @@ def phase_table(run: Run) -> Table:
             "after",
             "gain, points" if accuracy else "gain",
             "time in steps",
-            "tokens/s",
+            "tokens/s" if run.axis == "step" else "steps/s",
         ),
         rows,
     )
