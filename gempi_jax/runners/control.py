@@ -17,7 +17,7 @@ from gempi_jax.numerics.checks import require
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.rl.agent import Agent, Seen, one_step
 from gempi_jax.rl.host_env import HostEnvironment
-from gempi_jax.rl.unroll import Unroll, begin, unroll
+from gempi_jax.rl.unroll import Actors, Unroll, begin, unroll
 from gempi_jax.runners.controlparts import Control, check_control, measure
 from gempi_jax.training.learn import learn
 from gempi_jax.training.state import TrainState
@@ -82,16 +82,18 @@ def iterate(control: Control, state: TrainState) -> tuple[TrainState, Metrics]:
     Returns:
       The state after it, and metrics.
     """
-    actors, steps, episodes = unroll(
-        control.agent,
-        control.environment,
-        acting(state),
-        state.world,
-        unroll_key(state.key, state.step),
-        control.unroll_length,
-    )
+    actors, steps, episodes = unroll_of(control, state, state.world)
     state, metrics = learn_from(control, state._replace(world=actors), steps)
     return state, metrics | episodes
+
+
+def unroll_of(
+    control: Control, state: TrainState, actors: Actors, *, keep_next: bool = False
+) -> tuple[Actors, Unroll, Metrics]:
+    """What pi_t does in an iteration; see :func:`gempi_jax.rl.unroll.unroll`."""
+    key = unroll_key(state.key, state.step)
+    agent, length = control.agent, control.unroll_length
+    return unroll(agent, control.environment, acting(state), actors, key, length, keep_next=keep_next)
 
 
 def acting(state: TrainState) -> Params:
@@ -102,6 +104,11 @@ def acting(state: TrainState) -> Params:
 def unroll_key(key: Array, number: Array) -> Array:
     """Of the unroll that the iteration of that number learns from; ``key`` is the run's."""
     return named_key(named_key(key, "iteration", number), "unroll")
+
+
+def learn_key(state: TrainState) -> Array:
+    """Of what an iteration learns: the order of its units."""
+    return named_key(named_key(state.key, "iteration", state.step), "learn")
 
 
 def learn_from(
@@ -122,7 +129,7 @@ def learn_from(
     learnt = {name: agent.normalized(params, getattr(samples, name)) for name in ("values", "value_targets")}
     state, samples = state._replace(params=params), samples._replace(**learnt)
     world = ControlWorld(agent, method.needs, stale).world()
-    key = named_key(named_key(state.key, "iteration", state.step), "learn")
+    key = learn_key(state)
     state, metrics = learn(method, world, control.optimizers, state, steps, samples, key, control.passes)
     return finish(control, state, steps, metrics)
 
@@ -229,7 +236,9 @@ __all__ = [
     "initial_state",
     "iterate",
     "learn_from",
+    "learn_key",
     "make_samples",
     "measure",
     "unroll_key",
+    "unroll_of",
 ]

@@ -17,10 +17,10 @@ from gempi_jax.models import Distribution
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.rl.agent import Agent, Seen, one_step
 from gempi_jax.rl.replay import Replay, Transitions, add, empty, reread, sample, transitions
-from gempi_jax.rl.unroll import Actors, Unroll, unroll
+from gempi_jax.rl.unroll import Actors
 from gempi_jax.runners import actionvalues
-from gempi_jax.runners.control import acting, finish, first_state, learn_from, unroll_key
-from gempi_jax.runners.controlparts import Control, measure
+from gempi_jax.runners.control import acting, finish, first_state, learn_from, learn_key, unroll_of
+from gempi_jax.runners.controlparts import measure
 from gempi_jax.runners.offpolicyparts import Replayed, check_replayed
 from gempi_jax.training.learn import learn
 from gempi_jax.training.state import TrainState
@@ -52,7 +52,7 @@ def initial_state(replayed: Replayed, key: Array) -> TrainState:
     control, critic = replayed.control, replayed.critic
     state = first_state(control, key)
     actors = state.world
-    met = jax.eval_shape(lambda state: _act(control, state, actors)[1], state)
+    met = jax.eval_shape(lambda state: unroll_of(control, state, actors, keep_next=True)[1], state)
     q = ()
     if critic is not None:
         seen = one_step(actors.seen)
@@ -77,7 +77,7 @@ def iterate_replayed(replayed: Replayed, state: TrainState) -> tuple[TrainState,
     """
     control = replayed.control
     key = named_key(state.key, "iteration", state.step)
-    actors, met, episodes = _act(control, state, state.world.actors)
+    actors, met, episodes = unroll_of(control, state, state.world.actors, keep_next=True)
     replay = add(state.world.replay, transitions(met))
     steps = sample(replay, key, replayed.batch)
     state = state._replace(world=state.world._replace(actors=actors, replay=replay))
@@ -87,12 +87,6 @@ def iterate_replayed(replayed: Replayed, state: TrainState) -> tuple[TrainState,
         state, metrics = learn_by_action_values(replayed, state, steps, key)
         state, metrics = finish(control, state, met, metrics)
     return state, metrics | episodes
-
-
-def _act(control: Control, state: TrainState, actors: Actors) -> tuple[Actors, Unroll, Metrics]:
-    """An unroll of pi_t that keeps what a ring needs."""
-    key = unroll_key(state.key, state.step)
-    return unroll(control.agent, control.environment, acting(state), actors, key, control.unroll_length, keep_next=True)
 
 
 class StateActions(NamedTuple):
@@ -128,9 +122,7 @@ def learn_by_action_values(
     fitted = actionvalues.refresh(critic, fitted, state.step + 1)
     state = state._replace(world=state.world._replace(critic=fitted))
     world = StateWorld(agent, method.needs).world()
-    state, metrics = learn(
-        method, world, control.optimizers, state, batch, samples, named_key(key, "learn"), control.passes
-    )
+    state, metrics = learn(method, world, control.optimizers, state, batch, samples, learn_key(state), control.passes)
     return state, metrics | of_critic
 
 

@@ -11,19 +11,18 @@ A run is a :class:`~.controlparts.Control` whose method is :func:`gempi_jax.meth
 import jax
 import jax.numpy as jnp
 
-from gempi_jax.contracts import Counts, Metric, Metrics
+from gempi_jax.contracts import Counts, Metrics
 from gempi_jax.methods.virel import StateEvaluation, StateSamples, VirelState
 from gempi_jax.models import ActionValueHead
 from gempi_jax.numerics.checks import require
-from gempi_jax.numerics.keys import named_key
 from gempi_jax.rl.action_values import ActionValueAgent
 from gempi_jax.rl.env import Discrete
-from gempi_jax.rl.unroll import Unroll, unroll
-from gempi_jax.runners import control as control_runner
+from gempi_jax.rl.unroll import Unroll
+from gempi_jax.runners.control import finish, initial_state, learn_key, unroll_of
 from gempi_jax.runners.controlparts import Control
-from gempi_jax.training.learn import fit
+from gempi_jax.training.learn import learn
 from gempi_jax.training.state import TrainState
-from gempi_jax.training.step import World, finish_iteration
+from gempi_jax.training.step import World
 from gempi_jax.types import Array, Params
 
 
@@ -56,7 +55,7 @@ def check_virel(control: Control) -> None:
 def initial_virel_state(control: Control, key: Array) -> TrainState:
     """A run's first state; raises ValueError where its parts do not fit each other."""
     check_virel(control)
-    return control_runner.initial_state(control, key)
+    return initial_state(control, key)
 
 
 def iterate_virel(control: Control, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -69,21 +68,20 @@ def iterate_virel(control: Control, state: TrainState) -> tuple[TrainState, Metr
     Returns:
       The state after it, whose ``method`` is the temperature and E[Q] of this iteration, and metrics.
     """
-    agent, method = control.agent, control.method
-    key = named_key(state.key, "iteration", state.step)
-    actors, steps, episodes = unroll(
-        agent, control.environment, state.params, state.world, named_key(key, "unroll"), control.unroll_length
+    actors, steps, episodes = unroll_of(control, state, state.world)
+    samples = make_state_samples(control, state.params, steps)
+    state, metrics = learn(
+        control.method,
+        _world(control.agent),
+        control.optimizers,
+        state._replace(world=actors),
+        steps,
+        samples,
+        learn_key(state),
+        control.passes,
     )
-    target = method.e_step(state.duals, make_state_samples(control, state.params, steps), state.method)
-    state = state._replace(world=actors, method=target.state)
-    number = control.num_environments
-    state, metrics = fit(
-        method, _world(agent), control.optimizers, state, steps, target, number, named_key(key, "learn"), control.passes
-    )
-    entropy = steps.policy.entropy()
-    said = {"entropy": Metric(jnp.sum(entropy), jnp.float32(entropy.size))}
-    skipped = metrics["mstep/skipped_fraction"].mean() >= 1.0
-    return finish_iteration(state, skipped), metrics | episodes | said
+    state, metrics = finish(control, state, steps, metrics)
+    return state, metrics | episodes
 
 
 def make_state_samples(control: Control, params: Params, steps: Unroll) -> StateSamples:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int, PyTree
 
-from gempi_jax.contracts import Metric, Metrics, Samples, Target
+from gempi_jax.contracts import Metric, Metrics, Target
 from gempi_jax.methods.base import Method
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.training.line_search import limit_step
@@ -102,7 +102,7 @@ def learn(
     optimizers: Optimizers,
     state: TrainState,
     batch: Any,
-    samples: Samples,
+    samples: PyTree,
     key: Array,
     passes: Passes = ONE_UPDATE,
 ) -> tuple[TrainState, Metrics]:
@@ -114,7 +114,7 @@ def learn(
       optimizers: of the parameters and of the duals.
       state: of the run.
       batch: what ``world.evaluate`` reads; arrays with the units in axis 0.
-      samples: what the E-step sees of it.
+      samples: what the E-step sees of it, :class:`~gempi_jax.contracts.Samples` for all but VIREL.
       key: of the order of the units and of dropout.
       passes: how the M-step goes over the batch.
 
@@ -131,36 +131,7 @@ def learn(
         num_dual_steps=passes.num_dual_steps,
     )
     state = state._replace(duals=duals, dual_opt_state=dual_opt_state, method=target.state)
-    return fit(method, world, optimizers, state, batch, target, len(samples.advantages), key, passes)
-
-
-def fit(
-    method: Method,
-    world: World,
-    optimizers: Optimizers,
-    state: TrainState,
-    batch: Any,
-    target: Target,
-    number: int,
-    key: Array,
-    passes: Passes = ONE_UPDATE,
-) -> tuple[TrainState, Metrics]:
-    """The M-stage's updates towards a target that is made.
-
-    Args:
-      method: any.
-      world: how to evaluate the policy.
-      optimizers: of the parameters and of the duals.
-      state: of the run, after the E-stage.
-      batch: what ``world.evaluate`` reads; arrays with the units in axis 0.
-      target: of the whole batch.
-      number: of units.
-      key: of the order of the units and of dropout.
-      passes: how the M-step goes over the batch.
-
-    Returns:
-      The state after the updates, and metrics.
-    """
+    number = len(jax.tree.leaves(batch)[0])
     target, units, kept = select_units(method, target, number, passes.units or number)
     orders = update_order(key, units, passes)
 

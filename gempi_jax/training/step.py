@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Bool, Float, PyTree
 
-from gempi_jax.contracts import Counts, Evaluation, Metric, Metrics, Samples, Target
+from gempi_jax.contracts import Counts, Evaluation, Metric, Metrics, Target
 from gempi_jax.em.duals import project_duals
 from gempi_jax.methods.base import Method
 from gempi_jax.training.state import TrainState
@@ -52,7 +52,7 @@ def e_stage(
     optimizers: Optimizers,
     duals: Duals,
     dual_opt_state: PyTree,
-    samples: Samples,
+    samples: PyTree,
     method_state: PyTree = (),
     *,
     num_dual_steps: int = 1,
