@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from gempi_jax.report.aggregate import band, running_median, smooth
 from gempi_jax.report.panels import Panel, expand
 from gempi_jax.report.records import Run, Series
-from gempi_jax.report.tables import number, phase_label
+from gempi_jax.report.tables import phase_label, short, steps_text
 
 # Colours that stand for variables of the page's style sheet until the drawing is done.
 _VARIABLES = {"#0a0b01": "ink", "#0a0b02": "muted", "#0a0b03": "rule", "#0a0b04": "shade"}
@@ -172,23 +172,8 @@ def _frame(axes, panel: Panel, visible: np.ndarray, axis: str) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: steps_text(value)))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{100 * value:g} %" if panel.share else _short(value))
+        FuncFormatter(lambda value, _: f"{100 * value:g} %" if panel.share else short(value))
     )
-
-
-def steps_text(value: float) -> str:
-    """A number of steps that fits under an axis: ``800``, ``50k``, ``1.5M``."""
-    for size, letter in ((1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e6 if letter == 'M' else 1e3):g}{letter}"
-    return f"{value:g}"
-
-
-def _short(value: float) -> str:
-    """A number that fits beside an axis: ``7.5e-4``."""
-    if value and abs(value) < 1e-2:
-        return f"{value:.1e}".replace("e-0", "e-").replace(".0e", "e")
-    return number(value)
 
 
 def _limits(low: float, high: float) -> tuple[float, float]:

@@ -52,6 +52,20 @@ def rounded(value: float) -> str:
     return number(value, 3)
 
 
+def steps_text(value: float) -> str:
+    """A number of steps that fits under an axis: ``800``, ``50k``, ``1.5M``."""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if abs(value) >= 1e4 else f"{value:g}"
+
+
+def short(value: float) -> str:
+    """A number that fits beside an axis: ``7.5e-4``."""
+    if value and abs(value) < 1e-2:
+        return f"{value:.1e}".replace("e-0", "e-").replace(".0e", "e")
+    return number(value)
+
+
 def percent(value: float) -> str:
     """A share, in per cent with one decimal."""
     return f"{100 * value:.1f} %"

@@ -8,9 +8,10 @@ import pytest
 from experiments import make_report
 from gempi_jax.report import write_comparison, write_report
 from gempi_jax.report.completions import pairs
-from gempi_jax.report.panels import PANELS, Line, Panel, expand
+from gempi_jax.report.panels import PANELS, RETURNS, Line, Panel, expand
 from gempi_jax.report.plots import Curve, curves_of, draw, sparkline
 from gempi_jax.report.records import read_run
+from gempi_jax.report.tables import steps_text
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}
 
@@ -242,3 +243,28 @@ def test_reports_are_written_without_jax(make_workdir):
     code = "import sys, gempi_jax.report; gempi_jax.report.write_report(sys.argv[1]); assert 'jax' not in sys.modules"
 
     subprocess.run([sys.executable, "-W", "error", "-c", code, make_workdir()], check=True)
+
+
+def test_seeds_of_a_run_in_environments_are_a_band_and_two_measurements_no_course(make_workdir):
+    rows = [{"step": 0, "phase": "vmpo", "heldout/episode/return/seed_0": 0.0, "heldout/episode/return/seed_1": 2.0}]
+    for step in (1, 2, 3):
+        returns = {f"episode/return/seed_{seed}": step + seed for seed in (0, 1)}
+        rows.append({"step": step, "phase": "vmpo", "env_steps": 20_000.0 * step, **returns, "episode/return": step})
+    rows[-1] |= {"heldout/episode/return/seed_0": 5.0, "heldout/episode/return/seed_1": 5.0}
+    rows[0] |= {"heldout/episode/return": 1.0}
+    rows[-1] |= {"heldout/episode/return": 5.0}
+    run = read_run(make_workdir(rows=rows, phases=[], env_steps=60_000, num_seeds=2))
+
+    greedy, learning = curves_of(run, RETURNS)
+    assert [series.steps.tolist() for series in greedy.series] == [[0, 60_000]] * 2
+    assert [series.values.tolist() for series in learning.series] == [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]
+    drawing = draw([greedy, learning], RETURNS, name="x", axis=run.axis)
+    assert "environment step" in drawing
+    assert "60k" in Page(drawing).text
+    # That of the learning policy; the greedy one was measured twice.
+    assert drawing.count("stroke-width: 1.8") == 1
+
+
+@pytest.mark.parametrize(("value", "text"), [(800.0, "800"), (12_500.0, "12.5k"), (2e6, "2M"), (0.0, "0")])
+def test_steps_fit_under_an_axis(value, text):
+    assert steps_text(value) == text
