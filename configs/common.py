@@ -92,6 +92,11 @@ def control(
     own = CONTROL_ARGUMENTS.get(method, {}) | (arguments or {}).get(method, {})
     config.method_args = ConfigDict(defaults | own)
     config.entropy_coefficient = CONTROL_ENTROPY.get(method, 0.0)
+    if method in OTHER_CRITICS:
+        of_v = changes.pop("critic", {})
+        changes["critic"] = {name: of_v[name] for name in OTHER_CRITICS[method] if name in of_v}
+    if method == "virel":
+        changes.pop("entropy_coefficient", None)
     config.update(changes)
     config.environment.options = ConfigDict(changes.get("environment", {}).get("options", {}))
     if quick:
@@ -110,6 +115,9 @@ CONTROL_ARGUMENTS = {
     "ppo": {"beta": 0.0},
 }
 """What steps in an environment want other than sentences do, by method."""
+
+OTHER_CRITICS = {"mpo": ("gamma",), "virel": ("gamma", "features")}
+"""Methods whose critic is Q, and what they read of the settings of V."""
 
 CONTROL_ENTROPY = {"ppo": 0.01}
 """Bonus on the policy's entropy, by method."""

@@ -1,6 +1,7 @@
 """From the settings of a run in environments to what it is made of; the control world's strings end here."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,6 +37,33 @@ OF_THE_CRITIC = ("lam", "gamma", "features", "value_coefficient", "value_clip")
 """Arguments of methods that bring a critic of their own, by which it is set for language."""
 
 
+OF_V = tuple(f"critic.{name}" for name in ("estimator", "lam", "n", "features", "coefficient", "value_clip", "popart"))
+UNREAD = {
+    "V": ("action_values",),
+    "Q": OF_V,
+    VIREL: (*(name for name in OF_V if name != "critic.features"), "action_values", "replay", "entropy_coefficient"),
+}
+"""Settings that mean nothing to a run whose critic is V, Q on a replay, or VIREL's."""
+
+
+def check_read(settings: ControlSettings, critic: str) -> None:
+    """Raises ValueError where a setting that nothing would read is not at its default.
+
+    Args:
+      settings: of the run.
+      critic: a name of ``UNREAD``.
+    """
+    defaults = ControlSettings(settings.environment)
+    unread = (*UNREAD[critic], *(("replay.batch",) if not settings.replay.capacity else ()))
+    for name in unread:
+        read = operator.attrgetter(name)
+        if read(settings) != read(defaults):
+            raise ValueError(
+                f"config.{name} = {read(settings)!r}: nothing reads it where method is {settings.method!r}"
+                f"{'' if settings.replay.capacity else ' and replay.capacity is 0'}; leave it at {read(defaults)!r}"
+            )
+
+
 class Made(NamedTuple):
     """A run's parts and what they do: both functions scan, and seeds are mapped over.
 
@@ -57,7 +85,14 @@ def build_run(settings: ControlSettings) -> Made:
       ValueError: unknown names (with the nearest valid one), values out of range, or parts that do not fit each other.
       ImportError: the environment's package is not installed.
     """
-    method, environment = build_method(settings), build_environment(settings)
+    method = build_method(settings)
+    if method.needs.by_group and not settings.replay.capacity:
+        raise ValueError(
+            f"config.method = {settings.method!r}: it compares the actions of a state, as it can by Q on a replay: "
+            "give replay.capacity"
+        )
+    check_read(settings, VIREL if settings.method == VIREL else "Q" if method.needs.by_group else "V")
+    environment = build_environment(settings)
     control = Control(
         build_agent(settings, environment),
         environment,
@@ -74,7 +109,6 @@ def build_run(settings: ControlSettings) -> Made:
     )
     with blame("config"):
         if settings.method == VIREL:
-            require(settings.replay.capacity == 0, "replay.capacity: virel learns from each unroll once; set it to 0.")
             require(
                 not isinstance(environment, HostEnvironment),
                 f"method is 'virel', and {environment.name} steps on the host; choose an environment written in JAX.",
@@ -87,11 +121,6 @@ def build_run(settings: ControlSettings) -> Made:
             check_replayed(replayed)
             functions = offpolicy.initial_state, offpolicy.iterate_replayed
             return Made(control, *(functools.partial(function, replayed) for function in functions))
-        require(
-            not control.method.needs.by_group,
-            f"method is {settings.method!r}, which compares the actions of one state: on a replay, by Q, it can; give "
-            "replay.capacity.",
-        )
         check_control(control)
     return Made(control, *(functools.partial(function, control) for function in (initial_state, iterate)))
 
@@ -121,7 +150,7 @@ def build_environment(settings: ControlSettings) -> Environment | HostEnvironmen
     """Where the policy acts; of those on the host as many instances as ``num_environments``.
 
     Raises:
-      ValueError, ImportError: see :func:`build_control`.
+      ValueError, ImportError: see :func:`build_run`.
     """
     asked, options = settings.environment, dict(settings.environment.options)
     if asked.name.partition("/")[0] in ON_THE_HOST:
@@ -140,7 +169,7 @@ def build_method(settings: ControlSettings) -> Method:
     """The method of a run with the critic of ``config.critic``.
 
     Raises:
-      ValueError: see :func:`build_control`; also where ``method_args`` sets the critic, which is set elsewhere.
+      ValueError: see :func:`build_run`; also where ``method_args`` sets the critic, which is set elsewhere.
     """
     named = [name for name in OF_THE_CRITIC if name in settings.method_args]
     if named:

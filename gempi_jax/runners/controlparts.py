@@ -49,6 +49,7 @@ def check_method(method: Method, agent: Agent) -> None:
     needs = method.needs
     for asked, why in (
         (needs.critic is None, "it has no critic, and returns need one: wrap it in methods.with_critic"),
+        (not needs.rewards, "its weights know no rewards, and what the policy did is no demonstration"),
         (needs.by_group, "it compares samples of one prompt, and a state is met once"),
         (needs.preferences, "it learns from pairs, and a state is met once"),
         (needs.reference_samples > 0, "it asks for what pi_ref wrote to the same prompt"),
