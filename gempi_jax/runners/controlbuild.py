@@ -9,7 +9,7 @@ from gempi_jax import models
 from gempi_jax.contracts import Metrics
 from gempi_jax.methods import Critic, Features, Method, with_critic, with_entropy
 from gempi_jax.numerics import advantages
-from gempi_jax.numerics.backups import n_step_backup
+from gempi_jax.numerics.backups import Backup, n_step_backup, retrace
 from gempi_jax.numerics.checks import require
 from gempi_jax.rl import Discrete, Environment, HostEnvironment, make, normalized
 from gempi_jax.rl.registry import ON_THE_HOST
@@ -22,7 +22,7 @@ from gempi_jax.runners.controlnetworks import CONTROL_METHODS, VIREL, build_agen
 from gempi_jax.runners.controlparts import Control, check_control
 from gempi_jax.runners.offpolicyparts import Replayed, check_replayed
 from gempi_jax.runners.optimizers import action_value_optimizer, control_optimizers
-from gempi_jax.runners.settings import ControlSettings, CriticSettings
+from gempi_jax.runners.settings import ActionValueSettings, ControlSettings, CriticSettings
 from gempi_jax.training.learn import Passes
 from gempi_jax.training.state import TrainState
 from gempi_jax.types import Array
@@ -32,6 +32,10 @@ ESTIMATORS: dict[str, Callable[[CriticSettings], advantages.Estimator]] = {
     "unroll_returns": lambda s: advantages.unroll_returns(),
     "n_step_returns": lambda s: advantages.n_step_returns(s.n),
     "vtrace": lambda s: advantages.vtrace(s.lam),
+}
+BACKUPS: dict[str, Callable[[ActionValueSettings], Backup]] = {
+    "n_step": lambda s: n_step_backup(s.n),
+    "retrace": lambda s: retrace(s.lam),
 }
 OF_THE_CRITIC = ("lam", "gamma", "features", "value_coefficient", "value_clip")
 """Arguments of methods that bring a critic of their own, by which it is set for language."""
@@ -134,11 +138,13 @@ def _replayed(settings: ControlSettings, control: Control) -> Replayed:
         network = models.DiscreteValues(torso, actions.n)
     else:
         network = models.ContinuousValues(torso, *(tuple(map(float, bound.ravel())) for bound in actions.bounds()))
+    with blame("config.action_values"):
+        backup = lookup(BACKUPS, asked.backup, "config.action_values.backup")(asked)
     critic = QCritic(
         network,
         action_value_optimizer(settings),
         settings.critic.gamma,
-        n_step_backup(asked.n),
+        backup,
         asked.num_samples or None,
         control.passes,
         asked.period,

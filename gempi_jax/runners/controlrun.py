@@ -214,7 +214,9 @@ class ControlRun:
         in_turn = self._mesh.devices.flat[0].platform == "cpu"
 
         def mapped(states: TrainState, *shared: Array):
-            one = lambda state: function(state, *shared)  # noqa: E731
+            def one(state: TrainState):
+                return function(state, *shared)
+
             return jax.lax.map(one, states) if in_turn else jax.vmap(one)(states)
 
         if not self._by_seed or self._mesh.shape["data"] == 1:

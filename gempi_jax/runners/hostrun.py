@@ -48,8 +48,13 @@ class HostRun:
         """The run as the loop takes it."""
         settings = self.settings
         total = settings.num_iterations
-        judge = lambda state: Judged({}, [])  # noqa: E731
-        return Phase(settings.method, total, lambda state: state, self.iterate, judge, total, counted="env_steps")
+        return Phase(
+            settings.method, total, lambda state: state, self.iterate, self.evaluate, total, counted="env_steps"
+        )
+
+    def evaluate(self, state: TrainState) -> Judged:
+        """What is on the host is judged by its episodes while it learns alone."""
+        return Judged({}, [])
 
     def iterate(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
         """``log_every`` iterations, fewer at the end, and what there is to say of them."""

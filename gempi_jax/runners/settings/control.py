@@ -123,14 +123,18 @@ class ActionValueSettings:
     Attributes:
       torso_widths: of its dense layers, activation relu.
       num_samples: K, actions of pi_t that are sampled in a state; 0 takes all of a discrete environment.
-      n: of its n-step targets; 1 is right whoever acted.
+      backup: of its targets: n_step, or retrace, which corrects for who acted.
+      n: of n_step; 1 is right whoever acted.
+      lam: of retrace.
       learning_rate: of its Adam.
       period: iterations between refreshes of the network that makes targets.
     """
 
     torso_widths: tuple[int, ...] = (128, 128)
     num_samples: int = 16
+    backup: str = "n_step"
     n: int = 1
+    lam: float = 1.0
     learning_rate: float = 1e-3
     period: int = 4
 
