@@ -58,10 +58,8 @@ def launch(config: str | None, workdir: str | None, arguments: Sequence[str]) ->
         raise
     except SystemExit as error:
         return _say(f"something that the run called ended the process ({error!r})", 1)
-    except TooManySkippedUpdates as error:
+    except (TooManySkippedUpdates, EnvironmentFailed) as error:
         return _say(str(error), 1)
-    except EnvironmentFailed as error:
-        return _say(f"{error} The same command goes on from the last checkpoint.", 1)
     except Exception as error:
         if is_message(error):
             return _say(str(error), 2)

@@ -176,8 +176,15 @@ def assemble(
         "episode/length": Metric(jnp.sum(jnp.where(ended, outcome.lengths, 0)).astype(jnp.float32), episodes),
         "episode/number": Metric.of(episodes),
         "reward": Metric(jnp.sum(outcome.rewards), jnp.float32(outcome.rewards.size)),
+        "environment/not_finite": Metric.of(_not_finite(acted.seen.observations, outcome.rewards)),
     }
     return steps, metrics
+
+
+def _not_finite(observations: Float[Array, "B T ..."], rewards: Float[Array, "B T"]) -> Int[Array, ""]:
+    """At how many steps something was no number."""
+    shown = jnp.isfinite(observations).reshape(*rewards.shape, -1).all(axis=-1)
+    return jnp.sum(~(shown & jnp.isfinite(rewards)))
 
 
 def _keys(key: Array, name: str, number: int) -> Array:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from gempi_jax.contracts import Metrics
+from gempi_jax.rl import EnvironmentFailed
 from gempi_jax.runners.optimizers import control_optimizers
 from gempi_jax.runners.settings import ControlSettings
 from gempi_jax.training.state import TrainState
@@ -44,6 +45,26 @@ def by_seed(name: str, values: np.ndarray, there: np.ndarray | None = None) -> d
     return row
 
 
+def check_finite(name: str, metrics: Metrics, done: int, length: int) -> None:
+    """Raises EnvironmentFailed where an observation or a reward was no number: nothing after it is worth anything.
+
+    Args:
+      name: of the environment.
+      metrics: sums and weights [S] of a call.
+      done: iterations before it.
+      length: iterations of it.
+    """
+    found = metrics["environment/not_finite"].sum
+    if np.any(found > 0):
+        seed = int(np.argmax(found > 0))
+        raise EnvironmentFailed(
+            f"{name}: {int(found[seed])} observations or rewards of seed {seed} are no finite numbers, in iterations "
+            f"{done + 1} to {done + length}; correct the environment. What was learnt before is in the last checkpoint.",
+            seed,
+            done,
+        )
+
+
 def account(settings: ControlSettings, state: TrainState, done: int, length: int, seconds: float) -> dict[str, float]:
     """What a call took and where it stands.
 
@@ -66,4 +87,4 @@ def account(settings: ControlSettings, state: TrainState, done: int, length: int
     }
 
 
-__all__ = ["BY_SEED", "account", "by_seed", "summary"]
+__all__ = ["BY_SEED", "account", "by_seed", "check_finite", "summary"]

@@ -23,7 +23,7 @@ from gempi_jax.rl.play import play
 from gempi_jax.runners.build import blame
 from gempi_jax.runners.compiled import Clock, Compiled
 from gempi_jax.runners.controlbuild import Made, build_run
-from gempi_jax.runners.controlrows import account, by_seed, summary
+from gempi_jax.runners.controlrows import account, by_seed, check_finite, summary
 from gempi_jax.runners.hostrun import HostRun
 from gempi_jax.runners.settings import ControlSettings
 from gempi_jax.training import sharding
@@ -178,7 +178,9 @@ class ControlRun:
         compiled = self._iterate.prepare(*arguments)
         clock = Clock()
         state, metrics = compiled(*arguments)
-        row = summary(jax.device_get(metrics))
+        metrics = jax.device_get(metrics)
+        check_finite(self.made.control.environment.name, metrics, done, length)
+        row = summary(metrics)
         return state, row | account(self.settings, state, done, length, clock.total())
 
     def evaluate(self, state: TrainState) -> Judged:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from gempi_jax.report import write_report
+from gempi_jax.rl import EnvironmentFailed
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.controlbuild import build_run
 from gempi_jax.runners.controlrun import ControlRun, run
 from gempi_jax.training import sharding
-from gempi_jax.training.loop import TooManySkippedUpdates
 
 # A T-maze of two steps; 2 x 8 environments, so that an update has eight.
 TINY = {
@@ -154,11 +154,11 @@ def broken():
 """
 
 
-def test_rewards_that_are_no_numbers_end_the_run_with_its_checkpoint(tmp_path):
+def test_rewards_that_are_no_numbers_end_the_run_by_name(tmp_path):
     (tmp_path / "own.py").write_text(NOT_A_NUMBER)
     environment = {"name": f"{tmp_path}/own.py:broken"}
-    with pytest.raises(TooManySkippedUpdates, match="4 iterations in a row made no update"):
-        start(tmp_path / "run", environment=environment, max_skips_in_a_row=3)
+    with pytest.raises(EnvironmentFailed, match=r"broken: \d+ observations or rewards of seed 0 .* iterations 1 to 2"):
+        start(tmp_path / "run", environment=environment)
 
 
 @pytest.mark.parametrize(
