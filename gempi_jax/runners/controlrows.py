@@ -58,8 +58,9 @@ def check_finite(name: str, metrics: Metrics, done: int, length: int) -> None:
     if np.any(found > 0):
         seed = int(np.argmax(found > 0))
         raise EnvironmentFailed(
-            f"{name}: {int(found[seed])} observations or rewards of seed {seed} are no finite numbers, in iterations "
-            f"{done + 1} to {done + length}; correct the environment. What was learnt before is in the last checkpoint.",
+            f"{name}: at {int(found[seed])} steps of seed {seed} an observation or a reward is no finite number, in "
+            f"iterations {done + 1} to {done + length}; correct the environment. What was learnt before is in the last "
+            "checkpoint.",
             seed,
             done,
         )

@@ -180,8 +180,7 @@ class ControlRun:
         state, metrics = compiled(*arguments)
         metrics = jax.device_get(metrics)
         check_finite(self.made.control.environment.name, metrics, done, length)
-        row = summary(metrics)
-        return state, row | account(self.settings, state, done, length, clock.total())
+        return state, summary(metrics) | account(self.settings, state, done, length, clock.total())
 
     def evaluate(self, state: TrainState) -> Judged:
         """Episodes of the greedy policies; each seed's mean, and the mean of those."""

@@ -157,7 +157,7 @@ def broken():
 def test_rewards_that_are_no_numbers_end_the_run_by_name(tmp_path):
     (tmp_path / "own.py").write_text(NOT_A_NUMBER)
     environment = {"name": f"{tmp_path}/own.py:broken"}
-    with pytest.raises(EnvironmentFailed, match=r"broken: \d+ observations or rewards of seed 0 .* iterations 1 to 2"):
+    with pytest.raises(EnvironmentFailed, match=r"broken: at \d+ steps of seed 0 .* iterations 1 to 2"):
         start(tmp_path / "run", environment=environment)
 
 
