@@ -1,6 +1,7 @@
 """Runs in environments as users start them: every config, killed processes, pictures, what is said of a mistake."""
 
 import importlib
+import json
 import pathlib
 import random
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from experiments.evaluate import load
+from gempi_jax.report import write_report
 from gempi_jax.runners.build import settings_from_config
-from gempi_jax.runners.controlbuild import build_run
+from gempi_jax.runners.controlrun import run
 
 pytestmark = pytest.mark.slow
 
@@ -35,10 +37,19 @@ ITERATIONS = 40
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_describes_a_run_that_fits(name):
+def test_every_config_runs_to_its_end(name, tmp_path):
     pytest.importorskip(NEEDS.get(name, "gempi_jax"))
     config = importlib.import_module(f"configs.rl.{name}").get_config("quick")
-    build_run(settings_from_config(config))
+    # What is long here is compiling: greedy episodes are played by memories in one of the configs alone.
+    config.update({"num_epochs": 1, "log_every": 4})
+    if config.core != "mlp" and name != "memory_chain":
+        config.eval.episodes = 0
+    run(settings_from_config(config), tmp_path / "run", config.to_dict(), report=write_report)
+    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 4
+    assert last["skipped_updates"] == 0
+    assert np.isfinite([value for key, value in last.items() if key != "phase"]).all()
+    assert (tmp_path / "run/report.html").exists()
 
 
 def test_a_run_killed_ten_times_at_random_is_the_run_that_nothing_disturbed(runs, rows, tmp_path):
