@@ -23,7 +23,19 @@ class Progress(NamedTuple):
     lengths: Int[Array, "G K"]
     read: Int[Array, "G K"]
     cache: Any
-    written: Draw
+    written: "Written"
+
+
+class Written(NamedTuple):
+    """What is kept of every position, time-major.
+
+    Attributes:
+      drawn: tokens and their log-probs [C, G, K].
+      states: the hidden states that predicted them [C, G, K, D]; ``None`` where nobody asked.
+    """
+
+    drawn: Draw
+    states: Float[Array, "C G K D"] | None = None
 
 
 class Given(NamedTuple):
@@ -107,11 +119,11 @@ def _at(values: Array, index: Int[Array, ""], axis: int) -> Array:
 
 
 def _columns(values: Array, rows: Int[Array, "N"]) -> Array:
-    """The sequences ``rows`` of [C, G, K], as [C, N, 1]."""
-    return values.reshape(values.shape[0], -1)[:, rows][..., None]
+    """The sequences ``rows`` of [C, G, K, ...], as [C, N, 1, ...]."""
+    return values.reshape(values.shape[0], -1, *values.shape[3:])[:, rows][:, :, None]
 
 
 def _put(values: Array, rows: Int[Array, "N"], new: Array) -> Array:
-    """[C, G, K] with the sequences ``rows`` replaced by those of [C, N, 1]."""
-    flat = values.reshape(values.shape[0], -1)
-    return flat.at[:, rows].set(new[..., 0], unique_indices=True).reshape(values.shape)
+    """[C, G, K, ...] with the sequences ``rows`` replaced by those of [C, N, 1, ...]."""
+    flat = values.reshape(values.shape[0], -1, *values.shape[3:])
+    return flat.at[:, rows].set(new[:, :, 0], unique_indices=True).reshape(values.shape)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from gempi_jax.llm.compaction import Given, Progress, run
+from gempi_jax.llm.compaction import Given, Progress, Written, run
 from gempi_jax.llm.sampling import Draw, Sampling, draw
 from gempi_jax.llm.stops import Stops
 from gempi_jax.models.cache import init_cache
@@ -24,12 +24,14 @@ class Completions(NamedTuple):
       lengths: number of real tokens, the end token included.
       sampler_log_probs: nats, of the distribution that sampled; 0 after the end.
       model_log_probs: nats, of the model at temperature 1 without truncation; 0 after the end.
+      states: the hidden state that predicted each token; anything after the end; ``None`` where nobody asked.
     """
 
     tokens: Int[Array, "G K C"]
     lengths: Int[Array, "G K"]
     sampler_log_probs: Float[Array, "G K C"]
     model_log_probs: Float[Array, "G K C"]
+    states: Float[Array, "G K C D"] | None = None
 
     @property
     def mask(self) -> Bool[Array, "G K C"]:
@@ -57,6 +59,7 @@ def generate(
     group_ids: Int[Array, "G"] | None = None,
     prefill_chunk: int | None = None,
     shrink: tuple[int, ...] = (),
+    keep_states: bool = False,
 ) -> Completions:
     """Samples ``num_samples`` completions of each prompt, with the log-probabilities of the sampler and of the model.
 
@@ -83,6 +86,7 @@ def generate(
       prefill_chunk: tokens of each prompt that are read at a time; see :func:`gempi_jax.models.prefill`.
       shrink: divisors of the batch, (2, 8) say: as soon as no more than half, then an eighth, of the sequences are
         alive, those go on in a batch of that size; see :func:`gempi_jax.llm.compaction.run` for what it costs.
+      keep_states: returns the hidden states, too.
 
     Returns:
       The completions.
@@ -103,11 +107,11 @@ def generate(
     hidden, prefix = prefill(model, params, prompts, prompt_lengths, chunk=prefill_chunk)
     last = jnp.take_along_axis(hidden, jnp.maximum(prompt_lengths - 1, 0)[:, None, None], axis=1)
     uniforms = _uniforms(key, jnp.arange(groups) if group_ids is None else group_ids, num_samples, steps)
-    state = step.write(_start(model, (groups, num_samples), steps, pad_id), last, uniforms)
+    state = step.write(_start(model, (groups, num_samples), steps, pad_id, keep_states), last, uniforms)
     sizes = tuple(size for size in (groups * num_samples // divisor for divisor in shrink) if size)
     state = run(step.advance, Given(prefix, uniforms), state, steps, sizes)
-    written = jax.tree.map(lambda buffer: jnp.moveaxis(buffer, 0, -1), state.written)
-    return Completions(written.tokens, state.lengths, written.sampler_log_probs, written.model_log_probs)
+    drawn, states = jax.tree.map(lambda buffer: jnp.moveaxis(buffer, 0, 2), state.written)
+    return Completions(drawn.tokens, state.lengths, drawn.sampler_log_probs, drawn.model_log_probs, states)
 
 
 def _check(num_samples: int, max_new_tokens: int, shrink: tuple[int, ...]) -> None:
@@ -139,7 +143,9 @@ class _Step(NamedTuple):
         logits = jnp.broadcast_to(logits, (*state.token.shape, logits.shape[-1]))
         drawn = draw(logits, uniforms[state.step], self.sampling)
         tokens = jnp.where(state.alive, drawn.tokens, self.pad_id)
-        values = Draw(tokens, *(jnp.where(state.alive, x, 0.0) for x in drawn[1:]))
+        values = Written(Draw(tokens, *(jnp.where(state.alive, x, 0.0) for x in drawn[1:])))
+        if state.written.states is not None:
+            values = values._replace(states=jnp.broadcast_to(hidden, state.written.states.shape[1:]))
         written = jax.tree.map(lambda buffer, x: buffer.at[state.step].set(x), state.written, values)
         lengths = state.lengths + state.alive
         over, read = _reached(tokens, state.read, self.eos_ids, self.stops)
@@ -149,8 +155,9 @@ class _Step(NamedTuple):
         return self.model.apply({"params": self.params}, *args, method=method)
 
 
-def _start(model, shape: tuple[int, int], steps: int, pad_id: int) -> Progress:
+def _start(model, shape: tuple[int, int], steps: int, pad_id: int, keep_states: bool) -> Progress:
     """Nothing written yet, of [G, K] sequences."""
+    states = jnp.zeros((steps, *shape, model.config.hidden_size), model.dtype) if keep_states else None
     return Progress(
         step=jnp.zeros((), jnp.int32),
         token=jnp.zeros(shape, jnp.int32),
@@ -158,10 +165,13 @@ def _start(model, shape: tuple[int, int], steps: int, pad_id: int) -> Progress:
         lengths=jnp.zeros(shape, jnp.int32),
         read=jnp.zeros(shape, jnp.int32),
         cache=init_cache(model.config, *shape, steps, model.dtype),
-        written=Draw(
-            jnp.full((steps, *shape), pad_id, jnp.int32),
-            jnp.zeros((steps, *shape), jnp.float32),
-            jnp.zeros((steps, *shape), jnp.float32),
+        written=Written(
+            Draw(
+                jnp.full((steps, *shape), pad_id, jnp.int32),
+                jnp.zeros((steps, *shape), jnp.float32),
+                jnp.zeros((steps, *shape), jnp.float32),
+            ),
+            states,
         ),
     )
 

@@ -154,9 +154,12 @@ def token_terms(
         return model.apply({"params": weights}, states, method="logits")
 
     def terms(chunk):
-        states, tokens, frozen_states = chunk
+        shape = chunk[1].shape
+        # One axis of positions: with more of them XLA's CPU backend takes twice as long for a softmax on a product.
+        states, tokens, frozen_states = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), chunk)
         frozen_logits = None if divergence is None else head(frozen_params, frozen_states)
-        return _terms(head(params, states), tokens, frozen_logits, divergence)
+        values = _terms(head(params, states), tokens, frozen_logits, divergence)
+        return jax.tree.map(lambda x: x.reshape(shape), values)
 
     chunk = (hidden, completions, frozen_hidden)
     vocabulary = jax.eval_shape(head, params, hidden[:1, :1, :1]).shape[-1]

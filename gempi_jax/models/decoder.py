@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from gempi_jax.models.attention import Attention, Visible, visible
 from gempi_jax.models.cache import Cache, KeyValue, Prefix, make_prefix, positions_held, write
 from gempi_jax.models.config import DecoderConfig, Placement
+from gempi_jax.models.dense import product
 from gempi_jax.models.dropout import Dropout
 from gempi_jax.models.mlp import MLP
 from gempi_jax.models.norms import Norm
@@ -167,7 +168,7 @@ class Decoder(nn.Module):
         config = self.config
         head = self.embedding.T if config.tie_embeddings else self.lm_head
         flat = hidden.reshape(-1, hidden.shape[-1])
-        values = jnp.dot(flat, head.astype(self.dtype), preferred_element_type=jnp.float32)
+        values = product(flat, head.astype(self.dtype), jnp.float32)
         values = values.reshape(*hidden.shape[:-1], config.vocab_size)
         if config.logits_softcap is not None:
             values = config.logits_softcap * jnp.tanh(values / config.logits_softcap)

@@ -1,9 +1,11 @@
 """Linear maps of the last axis."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
@@ -11,13 +13,45 @@ from gempi_jax.types import Array
 
 
 def matmul(inputs: Float[Array, "*N D"], kernel: Float[Array, "D F"]) -> Float[Array, "*N F"]:
-    """inputs @ kernel with all leading axes folded into one.
+    """inputs @ kernel, with all leading axes folded into one.
 
     Folded, the gradient of the kernel contracts one axis; contracting several, XLA's CPU backend first copies both
     operands into another layout, which took longer than the product (160 ms against 104 ms for a gated MLP's gradient).
     """
     flat = inputs.reshape(-1, inputs.shape[-1])
-    return jnp.dot(flat, kernel).reshape(*inputs.shape[:-1], kernel.shape[-1])
+    return product(flat, kernel).reshape(*inputs.shape[:-1], kernel.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(rows: Float[Array, "N D"], kernel: Float[Array, "D F"], dtype: Any = None) -> Float[Array, "N F"]:
+    """rows @ kernel, whose gradient in the kernel is a product of two matrices as they lie in memory.
+
+    rows^T cotangent is what differentiation makes of it, a product down the columns of both, at 100 to 220 GFLOP/s by
+    shape on a core that multiplies rows with columns at 220 to 240.  So the rows are transposed first, which costs N D
+    moves for N D F products.
+
+    Args:
+      rows: N vectors.
+      kernel: what multiplies them.
+      dtype: that is accumulated in and returned; ``None`` for the operands' own.
+    """
+    return jnp.dot(rows, kernel, preferred_element_type=dtype)
+
+
+def _product_forward(rows, kernel, dtype):
+    return product(rows, kernel, dtype), (rows, kernel)
+
+
+def _product_backward(dtype, residuals, cotangent):
+    rows, kernel = residuals
+    cotangent = cotangent.astype(rows.dtype)
+    # Without the barriers XLA folds transposes into the product again: this one, and that of a tied head's kernel.
+    transposed = jax.lax.optimization_barrier(rows.T)
+    of_kernel = jax.lax.optimization_barrier(jnp.dot(transposed, cotangent))
+    return jnp.dot(cotangent, kernel.T), of_kernel
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):

@@ -21,6 +21,8 @@ class Batch(NamedTuple):
       index: the group's place in the global batch; its dropout masks come from it.
       behaviour_log_probs: log b(y_i), nats, as a dataset's rows carry it; ``None`` where b is pi_t, up to the shift.
       reference_rewards: of R completions of each prompt that pi_ref wrote; ``None`` where no method asks for them.
+      states: the hidden states of pi_t that predicted each token, as the sampler computed them; ``None`` where they
+        are computed again.
     """
 
     prompts: Int[Array, "G P"]
@@ -33,6 +35,7 @@ class Batch(NamedTuple):
     index: Int[Array, "G"]
     behaviour_log_probs: Float[Array, "G K"] | None = None
     reference_rewards: Float[Array, "G R"] | None = None
+    states: Float[Array, "G K C D"] | None = None
 
 
 class Scored(NamedTuple):
@@ -42,8 +45,11 @@ class Scored(NamedTuple):
       batch: the batch.
       features: the prompt's last hidden state under pi_t, for a critic of whole completions.
       old_log_probs: log pi_t of each token.
+      frozen_states: of the trust region's snapshot, without dropout: what predicts each token; ``None`` where no trust
+        region reads them.
     """
 
     batch: Batch
     features: Float[Array, "G D"]
     old_log_probs: Float[Array, "G K C"]
+    frozen_states: Float[Array, "G K C D"] | None = None

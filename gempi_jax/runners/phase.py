@@ -96,7 +96,8 @@ class Iteration:
         completions, shift = self.stages.rollout(
             self.resources.frozen, state, tokens, lengths, named_key(key, "rollout")
         )
-        host = jax.device_get(completions)
+        # The hidden states stay where they are.
+        host = jax.device_get(completions._replace(states=None))
         clock.lap("generate")
         self.resources.preemption.poll()
         scored = self.source.rewards(prompts, host)
@@ -113,6 +114,7 @@ class Iteration:
             scored.rewards,
             groups,
             reference_rewards=None if references is None else references.rewards,
+            states=completions.states,
         )
         row = scored.metrics | {"num_tokens": float(prompts.lengths.sum() + host.lengths.sum())}
         if references is None:

@@ -54,13 +54,13 @@ class Reading(NamedTuple):
       log_probs: of each token by policy, nats; ``"old"`` always, 0 where nothing needed it.
       entropy: of pi_t at each token, nats; ``None`` where nobody asked.
       features: the prompts' last hidden states under pi_t.
-      hidden: the states that predict each token under pi_t, for a critic of tokens; ``None`` without.
+      states: that predict each token, by policy, of those that read the batch here.
     """
 
     log_probs: dict[str, Float[Array, "G K C"]]
     entropy: Float[Array, "G K C"] | None
     features: Float[Array, "G D"]
-    hidden: Float[Array, "G K C D"] | None = None
+    states: dict[str, Float[Array, "G K C D"]]
 
 
 def read(reader: Reader, needs: Needs, state: TrainState, batch: Batch) -> Reading:
@@ -74,14 +74,18 @@ def read(reader: Reader, needs: Needs, state: TrainState, batch: Batch) -> Readi
     if reader.as_sampled:
         # -log pi_t of a sample estimates the entropy without bias, at temperature 1 without truncation.
         reported = jnp.where(batch.mask, batch.model_log_probs, 0.0)
-        reading = Reading({"old": reported}, -reported, unread)
+        states = {} if batch.states is None else {"old": batch.states}
+        reading = Reading({"old": reported}, -reported, unread, states)
     elif reader.written or needs.snapshots or needs.ratio or needs.critic is not None:
         scored = scores(behaviour(state))
-        reading = Reading({"old": scored.log_probs}, scored.entropy, scored.prompt_hidden, scored.hidden)
+        reading = Reading({"old": scored.log_probs}, scored.entropy, scored.prompt_hidden, {"old": scored.hidden})
     else:
-        reading = Reading({"old": jnp.zeros(batch.mask.shape, jnp.float32)}, None, unread)
-    others = {name: scores(state.snapshots[name]).log_probs for name in needs.snapshots if name != "old"}
-    return reading._replace(log_probs=reading.log_probs | others)
+        reading = Reading({"old": jnp.zeros(batch.mask.shape, jnp.float32)}, None, unread, {})
+    others = {name: scores(state.snapshots[name]) for name in needs.snapshots if name != "old"}
+    return reading._replace(
+        log_probs=reading.log_probs | {name: scored.log_probs for name, scored in others.items()},
+        states=reading.states | {name: scored.hidden for name, scored in others.items()},
+    )
 
 
 def make_samples(
@@ -147,7 +151,7 @@ def _criticised(
 ) -> Samples:
     """Advantages and value targets by the critic's estimator; a whole completion is one step."""
     policy, value = reader.policy, state.params["value"]
-    read_by_policy = reading.hidden, reading.features
+    read_by_policy = reading.states["old"], reading.features
     hidden, prompt = critic_states(policy, needs.critic, value, batch, read_by_policy, reader.prefill_chunk)
     if needs.level is Level.TOKEN:
         values = read_values(policy, value, hidden)
@@ -183,7 +187,9 @@ def score_batch(
     """
     reading = read(reader, needs, state, batch)
     samples = make_samples(reader, advantages, needs, state, batch, reading)
-    scored = Scored(batch, reading.features, reading.log_probs["old"])
+    region = needs.trust_region
+    frozen = None if region is None else reading.states.get(region.towards)
+    scored = Scored(batch._replace(states=None), reading.features, reading.log_probs["old"], frozen)
     return scored, samples, _metrics(reader, batch, reading)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from gempi_jax.contracts import Metrics, Samples, Target
@@ -33,7 +34,7 @@ from gempi_jax.types import Array, Duals, Params
 
 SAME_MASK = {"same_mask": True, "deterministic": False}
 TEMPERED = {"policy": True, "sampler": False}
-OLD_LOG_PROBS = {"scored": False, "sampler": True}
+OLD_LOG_PROBS = {"auto": None, "scored": False, "sampler": True}
 
 
 class Resources(NamedTuple):
@@ -83,6 +84,9 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
     policy = resources.policy if method.needs.critic is not None else resources.policy._replace(value_head=None)
     policy = policy._replace(model=tempered(policy.model, own))
 
+    sampled = as_sampled(phase, method, policy)
+    region = method.needs.trust_region
+    states = sampled and region is not None and region.towards == "old"
     write = functools.partial(_rollout, phase, phase.temperature / own, policy, resources)
     references = method.needs.reference_samples
 
@@ -91,15 +95,29 @@ def build_stages(phase: PhaseSettings, method: Method, optimizers: Optimizers, r
         return resources.settled(finish_iteration(state, skipped, **options))
 
     return Stages(
-        Compiled(write(behaviour, phase.num_generations)),
-        Compiled(write(_reference, references)) if references and phase.source == "rollout" else None,
-        Compiled(_score(phase, method, policy)),
+        Compiled(write(behaviour, phase.num_generations, states)),
+        Compiled(write(_reference, references, False)) if references and phase.source == "rollout" else None,
+        # What is scored holds the batch.
+        Compiled(_score(phase, method, policy, sampled), donate=(2,)),
         Compiled(_e_step(phase, method, optimizers, resources)),
         Compiled(_update(phase, method, optimizers, policy, resources), donate=(1,)),
         None if method.line_search is None else Compiled(_limit(phase, method, policy, resources), donate=(1,)),
         Compiled(lambda state: resources.settled(skip_update(state)), donate=(0,)),
         Compiled(finish, donate=(0,)),
     )
+
+
+def as_sampled(phase: PhaseSettings, method: Method, policy: Policy) -> bool:
+    """Whether log pi_t of a rollout is what the sampler said, without a pass over what it wrote.
+
+    In float32 the two are the same up to rounding.  A critic reads the states of such a pass, and rounding would tell
+    equal rewards, less their price of KL, apart.
+    """
+    chosen = lookup(OLD_LOG_PROBS, phase.old_log_probs, "old_log_probs")
+    if chosen is not None:
+        return chosen
+    needs, written = method.needs, lookup(SOURCES, phase.source, "source").written
+    return written and needs.critic is None and not needs.kl_price and policy.model.dtype == jnp.float32
 
 
 def _reference(state: TrainState) -> Params:
@@ -114,10 +132,11 @@ def _rollout(
     resources: Resources,
     writer: Callable[[TrainState], Params],
     number: int,
+    keep_states: bool,
 ) -> Callable:
     """A policy of the state writes ``number`` completions of each prompt, by the phase's sampler.
 
-    ``temperature`` is what the policy lacks of the phase's.
+    ``temperature`` is what the policy lacks of the phase's; ``keep_states`` for a trust region that reads them.
     """
 
     def rollout(frozen: Params, state: TrainState, prompts: Array, lengths: Array, key: Array):
@@ -138,21 +157,21 @@ def _rollout(
             stops=resources.ends.stops,
             prefill_chunk=phase.prefill_chunk or None,
             shrink=phase.shrink,
+            keep_states=keep_states,
         )
         return completions, completions.sampler_log_probs - completions.model_log_probs
 
     return rollout
 
 
-def _score(phase: PhaseSettings, method: Method, policy: Policy) -> Callable:
+def _score(phase: PhaseSettings, method: Method, policy: Policy, sampled: bool) -> Callable:
     """Every frozen policy reads the completions, and rewards become advantages."""
     kind = lookup(SOURCES, phase.source, "source")
     # What a batch holds is its source's to say: without rewards there is nothing to take a baseline off.
     baseline = lookup(BASELINES, phase.baseline, "baseline") if kind.rewarded else None
-    as_sampled = lookup(OLD_LOG_PROBS, phase.old_log_probs, "old_log_probs")
 
     def score(frozen: Params, state: TrainState, batch: Batch):
-        reader = Reader(policy.on(frozen), as_sampled, kind.written, phase.prefill_chunk or None)
+        reader = Reader(policy.on(frozen), sampled, kind.written, phase.prefill_chunk or None)
         return score_batch(reader, Advantages(baseline, phase.normalize_advantages), method.needs, state, batch)
 
     return score

@@ -53,7 +53,7 @@ class LanguageWorld(NamedTuple):
         batch = scored.batch
         keys = jax.vmap(lambda i: named_key(key, "group", i))(batch.index) if self.dropout else None
         hidden = self._states(params["policy"], batch, keys)
-        output, divergence = self._terms(params["policy"], snapshots, batch, hidden, keys)
+        output, divergence = self._terms(params["policy"], snapshots, scored, hidden, keys)
         evaluation = Evaluation(
             output.log_probs,
             batch.mask,
@@ -68,8 +68,8 @@ class LanguageWorld(NamedTuple):
 
     def divergence(self, params: Params, snapshots: dict[str, Params], scored: Scored) -> Metrics:
         """D_M of pi_theta, without dropout."""
-        batch, old = scored.batch, snapshots[self.needs.trust_region.towards]
-        frozen, hidden = (old, self._states(old, batch, None)), self._states(params["policy"], batch, None)
+        batch, hidden = scored.batch, self._states(params["policy"], scored.batch, None)
+        frozen = self._frozen(snapshots, scored, None)
         values = self._head(params["policy"], hidden, batch, frozen).divergence
         return {"kl": Metric(values.sum(), batch.mask.sum().astype(jnp.float32))}
 
@@ -94,15 +94,23 @@ class LanguageWorld(NamedTuple):
             self.policy.model, params, hidden, batch.completions, batch.mask, frozen=frozen, divergence=divergence
         )
 
+    def _frozen(
+        self, snapshots: dict[str, Params], scored: Scored, keys: Array | None
+    ) -> tuple[Params, Float[Array, "G K C D"]]:
+        """The trust region's snapshot, and its states: those that scoring left, where nothing is dropped."""
+        frozen = jax.lax.stop_gradient(snapshots[self.needs.trust_region.towards])
+        if keys is None and scored.frozen_states is not None:
+            return frozen, scored.frozen_states
+        return frozen, self._states(frozen, scored.batch, keys)
+
     def _terms(
-        self, params: Params, snapshots: dict[str, Params], batch: Batch, hidden: Array, keys: Array | None
+        self, params: Params, snapshots: dict[str, Params], scored: Scored, hidden: Array, keys: Array | None
     ) -> tuple[TokenTerms, dict[str, Float[Array, "G K C"]]]:
         """What the head says of each token, and D_M towards the trust region's snapshot."""
-        region = self.needs.trust_region
+        region, batch = self.needs.trust_region, scored.batch
         if region is None or region.at_end:
             return self._head(params, hidden, batch, None), {}
-        old = jax.lax.stop_gradient(snapshots[region.towards])
-        frozen = (old, self._states(old, batch, keys if self.same_mask else None))
+        frozen = self._frozen(snapshots, scored, keys if self.same_mask else None)
         if self.dropout and not self.same_mask:
             calm = self._states(params, batch, None)
             return self._head(params, hidden, batch, None), {"kl": self._head(params, calm, batch, frozen).divergence}

@@ -15,7 +15,11 @@ from gempi_jax.training.step import World, split
 from gempi_jax.types import Array
 
 EVALUATIONS = 3
-"""Of D_M: at the step's end, after one correction, and after another, which is what is reported."""
+"""Of D_M at most: at the step's end, after one correction, and after another; the last is what is reported."""
+
+TOLERANCE = 0.05
+"""How far the largest share of a budget may be from 1 for the search to end there: what another evaluation would mend
+is less than what a part of the batch tells of the whole."""
 
 POWERS = (0.5, 4.0)
 """Of the length, with which D_M is taken to grow."""
@@ -81,20 +85,27 @@ def _search(
 ) -> tuple[dict[str, Metric], Float[Array, ""]]:
     """The last of the scales that were tried, and the divergence there."""
 
-    def correct(carry: Any, _):
-        scale, before, share_before, _ = carry
+    def tried(carry: Any):
+        """D_M at the next scale, and the scale after that."""
+        count, scale, _, before, share_before, _ = carry
         divergence = measure(scale)
         share = _largest_share(divergence, budgets)
         power = jnp.log(share / share_before) / jnp.log(scale / before)
         power = jnp.where(jnp.isfinite(power), jnp.clip(power, *POWERS), 2.0)
         factor = jnp.where(jnp.isfinite(share), jnp.maximum(share ** (-1.0 / power), SHORTEST), SHORTEST)
         corrected = jnp.where(moved, jnp.minimum(scale * factor, longest), scale)
-        return (corrected, scale, share, divergence), None
+        there = jnp.abs(share - 1.0) <= TOLERANCE
+        return count + 1, jnp.where(there, scale, corrected), there | (corrected == scale), scale, share, divergence
+
+    def goes_on(carry: Any):
+        count, _, ends, *_ = carry
+        return (count < EVALUATIONS) & ~ends
 
     one = jnp.ones(())
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, one))
     # Before the first there is none: D_M is taken to be quadratic.
-    (_, scale, _, divergence), _ = jax.lax.scan(correct, (one, one, jnp.nan * one, nothing), length=EVALUATIONS)
+    start = (jnp.zeros((), jnp.int32), one, jnp.zeros((), bool), one, jnp.nan * one, nothing)
+    *_, scale, _, divergence = jax.lax.while_loop(goes_on, tried, start)
     return divergence, scale
 
 

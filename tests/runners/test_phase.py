@@ -243,9 +243,9 @@ def test_an_m_step_has_one_live_state_beside_the_boundary(keep_boundary, tmp_pat
     (size,) = sizes
     states = np.array(live) / size
     assert len(states) == 4
-    # A batch of 8 x 4 sequences, what was said of it and a few metrics are what lies beside.
+    # A batch of 8 x 4 sequences, what was said of it, hidden states of this narrow model and a few metrics lie beside.
     assert np.all(states > 1 + keep_boundary)
-    assert np.all(states < 1 + keep_boundary + 0.2)
+    assert np.all(states < 1 + keep_boundary + 0.35)
 
 
 @pytest.mark.parametrize(("kl_stop", "moved"), [(1e-9, 1), (None, 4)])

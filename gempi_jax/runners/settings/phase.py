@@ -24,7 +24,8 @@ class SamplingSettings:
       prefill_chunk: tokens of each prompt that are read at a time, in every pass of the policy; 0 reads them at once.
       shrink: divisors of a rollout's batch, (2, 4, 8, 16) say: as sequences end, the others go on in batches of that
         part of its size; for one device, where lengths vary widely, see :func:`gempi_jax.llm.compaction.run`.
-      old_log_probs: scored (pi_t reads its completions once more) or sampler (what it said while it wrote them).
+      old_log_probs: scored (pi_t reads its completions once more), sampler (what it said while it wrote them), or auto:
+        sampler in float32, where both are the same up to rounding and no critic or price of KL reads on, else scored.
     """
 
     num_generations: int = 8
@@ -37,7 +38,7 @@ class SamplingSettings:
     stop_sequences: tuple[str, ...] = ()
     prefill_chunk: int = 0
     shrink: tuple[int, ...] = ()
-    old_log_probs: str = "scored"
+    old_log_probs: str = "auto"
 
     def __post_init__(self):
         at_least_one(self, "num_generations", "max_completion_length")
@@ -135,7 +136,7 @@ class PhaseSettings(SamplingSettings, AdvantageSettings, UpdateSettings):
             f"m_step_fraction of it must be a multiple of updates_per_epoch * num_microbatches = {parts}",
         )
         require(
-            self.old_log_probs == "scored" or (self.source == "rollout" and self.baseline != "value"),
+            self.old_log_probs != "sampler" or (self.source == "rollout" and self.baseline != "value"),
             "old_log_probs",
             self.old_log_probs,
             f"only a rollout without a critic does without 'scored'; source is {self.source!r}, "
