@@ -85,7 +85,6 @@ def _rollouts(method: str) -> ConfigDict:
         max_completion_length=21,
         m_step_fraction=1.0 if needs.every_unit or needs.critic is not None else 0.375,
         old_ema_decay=0.8 if trails else 0.0,
-        old_log_probs="scored" if needs.critic is not None or needs.kl_price or needs.ratio else "sampler",
         optimizer={
             "name": "adam",
             "learning_rate": 1e-3,

@@ -16,11 +16,12 @@ from gempi_jax.models.prefill import prefill
 from gempi_jax.numerics.keys import named_key
 from gempi_jax.types import Array, Params
 
-CHUNK_SIZE = 1024
-"""Positions of all groups together whose logits exist at a time."""
+LOGITS_BYTES = 2**26
+"""Of the float32 logits that exist at a time: a chunk of the LM head has as many positions as fit, 512 of a vocabulary
+of 32,000.  A batch whose logits fit whole is one chunk, without recomputation: there is nothing to save."""
 
-SMALL_LOGITS = 2**22
-"""Batches with at most this many logits (16 MiB) are one chunk without recomputation: there is nothing to save."""
+FEWEST_POSITIONS = 256
+"""Of a chunk, whatever the vocabulary: with fewer the LM head is read from memory more often than it is used."""
 
 
 class TokenTerms(NamedTuple):
@@ -105,7 +106,7 @@ def score(
     mask: Bool[Array, "G K C"],
     *,
     dropout_key: Array | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
     prefill_chunk: int | None = None,
 ) -> Scores:
     """Scores completions under one policy; see :func:`hidden_states` and :func:`token_terms`."""
@@ -124,7 +125,7 @@ def token_terms(
     *,
     frozen: tuple[Params, Float[Array, "G K C D"]] | None = None,
     divergence: TokenDivergence | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
 ) -> TokenTerms:
     """log pi_theta(y_t), the entropy and D_M(pi_k || pi_theta) at each completion token.
 
@@ -139,14 +140,15 @@ def token_terms(
       mask: the real ones.
       frozen: parameters and hidden states of pi_k; needed for ``divergence``.
       divergence: D_M per token, exact over the vocabulary or estimated on the sampled token.
-      chunk_size: how many positions' logits exist at a time.
+      chunk_size: how many positions' logits exist at a time, of all groups together; ``None`` for as many as
+        ``LOGITS_BYTES`` hold, and at least ``FEWEST_POSITIONS``.
 
     Raises:
       ValueError: a divergence without ``frozen``, or a chunk size below 1.
     """
     if divergence is not None and frozen is None:
         raise ValueError("token_terms: a divergence needs frozen=(parameters, hidden states) of pi_k")
-    if chunk_size < 1:
+    if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"token_terms: chunk_size is {chunk_size}; give at least 1")
     frozen_params, frozen_hidden = (None, None) if divergence is None else jax.lax.stop_gradient(frozen)
 
@@ -162,8 +164,10 @@ def token_terms(
         return jax.tree.map(lambda x: x.reshape(shape), values)
 
     chunk = (hidden, completions, frozen_hidden)
-    vocabulary = jax.eval_shape(head, params, hidden[:1, :1, :1]).shape[-1]
-    if completions.size <= chunk_size or completions.size * vocabulary <= SMALL_LOGITS:
+    if chunk_size is None:
+        vocabulary = jax.eval_shape(head, params, hidden[:1, :1, :1]).shape[-1]
+        chunk_size = max(FEWEST_POSITIONS, LOGITS_BYTES // (4 * vocabulary))
+    if completions.size <= chunk_size:
         values = terms(chunk)
     else:
         values = _in_chunks(jax.checkpoint(terms), chunk, max(1, chunk_size // completions.shape[0]))

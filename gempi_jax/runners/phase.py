@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from gempi_jax.contracts import Metric, Target
 from gempi_jax.methods.base import Method
@@ -99,6 +100,8 @@ class Iteration:
         # The hidden states stay where they are.
         host = jax.device_get(completions._replace(states=None))
         clock.lap("generate")
+        width = min(width for width in self.phase.widths if width >= host.lengths.max(initial=0))
+        completions, shift = _cut((completions, shift), width)
         self.resources.preemption.poll()
         scored = self.source.rewards(prompts, host)
         clock.lap("reward")
@@ -184,6 +187,12 @@ class Iteration:
         seconds = clock.total()
         times = {f"timing_s/{name}": value for name, value in clock.laps.items()}
         return row | times | {"step_time": seconds, "perf/tokens_per_second": num_tokens / seconds}
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _cut(tree: PyTree, width: int) -> PyTree:
+    """Arrays [G, K, C, ...] without the padding beyond ``width``; others as they are."""
+    return jax.tree.map(lambda x: x[:, :, :width] if x.ndim > 2 else x, tree)
 
 
 def _total(parts: list[dict[str, Metric]]) -> dict[str, Metric]:

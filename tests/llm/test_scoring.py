@@ -60,7 +60,7 @@ def scorer(model):
 @pytest.fixture
 def no_batch_is_small(monkeypatch):
     """Chunks even where there is nothing to save."""
-    monkeypatch.setattr(scoring, "SMALL_LOGITS", 0)
+    monkeypatch.setattr(scoring, "FEWEST_POSITIONS", 1)
 
 
 def head_inputs(batch):

@@ -15,6 +15,9 @@ class SamplingSettings:
     Attributes:
       num_generations: K, samples per prompt.
       max_completion_length: tokens.
+      length_buckets: how many widths a rollout is scored and trained at: max_completion_length, its half, its quarter
+        and so on, rounded up; the least of them that holds a batch's longest completion.  What is cut is padding,
+        which no weight or gradient sees.  Each is compiled when it is first met; 1 keeps all at the full width.
       temperature, top_k, top_p, min_p: of the sampler; top_k = 0, top_p = 1 and min_p = 0 truncate nothing.
       tempered: policy (softmax(logits / temperature) is what is sampled, scored and fitted, so that samples are pi_t's
         own) or sampler (the policy stays at 1, and weights are corrected for what really sampled).
@@ -30,6 +33,7 @@ class SamplingSettings:
 
     num_generations: int = 8
     max_completion_length: int = 16
+    length_buckets: int = 3
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -41,7 +45,7 @@ class SamplingSettings:
     old_log_probs: str = "auto"
 
     def __post_init__(self):
-        at_least_one(self, "num_generations", "max_completion_length")
+        at_least_one(self, "num_generations", "max_completion_length", "length_buckets")
         fix = "the policy must be sampled: above 0, finite"
         require(0 < self.temperature < math.inf, "temperature", self.temperature, fix)
         require(0 < self.top_p <= 1, "top_p", self.top_p, "must be in (0, 1]")
@@ -142,6 +146,11 @@ class PhaseSettings(SamplingSettings, AdvantageSettings, UpdateSettings):
             f"only a rollout without a critic does without 'scored'; source is {self.source!r}, "
             f"baseline {self.baseline!r}",
         )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of completions in a batch, the widest first."""
+        return tuple(-(-self.max_completion_length // 2**i) for i in range(self.length_buckets))
 
     @property
     def update_prompts(self) -> int:
