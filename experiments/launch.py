@@ -19,6 +19,7 @@ from gempi_jax.rl import EnvironmentFailed
 from gempi_jax.runners import controlrun as control
 from gempi_jax.runners import llm
 from gempi_jax.runners.build import settings_from_config
+from gempi_jax.runners.compiled import keep_compiled
 from gempi_jax.runners.heap import keep_freed_memory
 from gempi_jax.runners.overrides import Override, read_overrides
 from gempi_jax.runners.settings import ControlSettings, MeshSettings
@@ -51,6 +52,7 @@ def launch(config: str | None, workdir: str | None, arguments: Sequence[str]) ->
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
     keep_freed_memory()
+    keep_compiled()
     try:
         return _run(config, workdir, arguments)
     except Preempted:
