@@ -18,13 +18,15 @@ TURNS = {"39.6M": 5}
 FEW = 9
 
 
-def parser(name: str, description: str, sides: Sequence[str]) -> argparse.ArgumentParser:
+def parser(
+    name: str, description: str, sides: Sequence[str], sizes: Sequence[str] = COMPARED
+) -> argparse.ArgumentParser:
     """The arguments of every comparison."""
     form = argparse.RawDescriptionHelpFormatter
     arguments = argparse.ArgumentParser(
         prog=f"python -m experiments.benchmark {name}", description=description, formatter_class=form
     )
-    arguments.add_argument("sizes", nargs="*", default=list(COMPARED), help=f"of {', '.join(SIZES)}")
+    arguments.add_argument("sizes", nargs="*", default=list(sizes), help=f"of {', '.join(SIZES)}")
     arguments.add_argument("--sides", nargs="+", default=list(sides), help=f"of {', '.join(sides)}")
     arguments.add_argument("--turns", type=int, default=None, help="counted iterations of each side [9; 5 of 39.6M]")
     arguments.add_argument(
@@ -33,7 +35,7 @@ def parser(name: str, description: str, sides: Sequence[str]) -> argparse.Argume
         default="both",
         help="large pages, and freed memory that stays with the process, for all sides [both]",
     )
-    arguments.add_argument("--core", type=int, default=free_core(), help="to pin to [the last one]")
+    arguments.add_argument("--core", type=int, default=free_core(), help="to pin to; -1 for none [the last]")
     arguments.add_argument(
         "--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of our phase, e.g. old_log_probs=sampler"
     )
@@ -49,6 +51,7 @@ def read(arguments: argparse.ArgumentParser, given: list[str]) -> argparse.Names
         unknown = [name for name in names if name not in known]
         if unknown:
             arguments.error(f"{unknown[0]!r} is no {what}; choose of {', '.join(known)}")
+    options.core = None if options.core == -1 else options.core
     options.settings = dict(_setting(text) for text in options.set)
     return options
 

@@ -76,6 +76,8 @@ class Worker:
         self.job = job
         environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT | ALLOCATOR}
         environment |= ENVIRONMENT | (ALLOCATOR if job.allocator else {})
+        if job.dump:
+            environment["XLA_FLAGS"] += f" --xla_dump_to={job.dump} --xla_dump_hlo_as_text"
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115, closed with the process
         command = [str(interpreter(job.side)), "-m", "experiments.speed.worker"]
         self._process = subprocess.Popen(
@@ -87,7 +89,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._log,
         )
-        self.ready = self.turn(job.dump())
+        self.ready = self.turn(job.write())
 
     def turn(self, line: str = "") -> dict[str, Any]:
         """Lets it do one iteration; its report.

@@ -68,6 +68,7 @@ class Job:
       allocator: whether freed memory stays with the process.
       core: to pin to; ``None`` pins to none.
       settings: more of them, by the side's own names.
+      dump: a folder for what XLA says of its programs; empty for none.
     """
 
     side: str
@@ -79,14 +80,15 @@ class Job:
     allocator: bool = True
     core: int | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    dump: str = ""
 
-    def dump(self) -> str:
+    def write(self) -> str:
         """As JSON."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def load(cls, text: str) -> "Job":
-        """From :meth:`dump`."""
+        """From :meth:`write`."""
         values = json.loads(text)
         return cls(**values | {"size": Size(**values["size"]), "work": Work(**values["work"])})
 

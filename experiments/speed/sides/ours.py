@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from experiments.speed.gate import Gate
+from experiments.speed.programs import Programs
 from experiments.speed.work import Job
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.plan import Plan
@@ -157,9 +158,11 @@ def _prepare(settings: RunSettings, preemption: Preemption) -> tuple[Plan, list[
 def _gated(phase: Phase, gate: Gate) -> Phase:
     """The phase, each of whose iterations waits for its turn; what the loop does between them counts."""
     row: dict[str, float] = {}
+    programs = Programs()
 
     def iterate(state):
-        gate(**{name: row[name] for name in row if name.startswith("timing_s/") or name in KEPT})
+        known = {name: row[name] for name in row if name.startswith("timing_s/") or name in KEPT}
+        gate(**known, programs=programs.take())
         row.clear()
         state, latest = phase.iterate(state)
         row.update(latest)

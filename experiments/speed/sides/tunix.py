@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from tunix.rl.rollout import base_rollout
 from tunix.sft.dpo import dpo_trainer
 
 from experiments.speed.gate import Gate
+from experiments.speed.programs import Programs
 from experiments.speed.work import Job, spread
 
 FOREVER = 10**9
@@ -49,9 +50,11 @@ def rl(job: Job, gate: Gate) -> None:
     learner = grpo_learner.GRPOLearner(rl_cluster=cluster, reward_fns=spread, algo_config=config)
     prompts = np.array([row["prompt"] for row in _rows(job)])
 
+    wait = _turns(actor, gate)
+
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for index in _indices(len(prompts), work.prompts):
-            _wait(actor, gate)
+            wait()
             yield {"prompts": prompts[index]}
 
     with mesh:
@@ -73,9 +76,11 @@ def dpo(job: Job, gate: Gate) -> None:
     ends = np.full((len(rows), 1), tokenizer.eos_token_id)
     tokens |= {name: np.concatenate([tokens[name], ends], axis=1) for name in ("chosen", "rejected")}
 
+    wait = _turns(actor, gate)
+
     def batches() -> Iterator[dpo_trainer.TrainingInput]:
         for index in _indices(len(rows), job.work.prompts):
-            _wait(actor, gate)
+            wait()
             taken = {name: values[index] for name, values in tokens.items()}
             yield dpo_trainer.TrainingInput(
                 prompt_ids=taken["prompt"],
@@ -90,10 +95,15 @@ def dpo(job: Job, gate: Gate) -> None:
         trainer.train(batches())
 
 
-def _wait(model: nnx.Module, gate: Gate) -> None:
-    """The last update has to be done before the other sides have their turns."""
-    jax.block_until_ready(nnx.state(model))
-    gate()
+def _turns(model: nnx.Module, gate: Gate) -> Callable[[], None]:
+    """The gate, which the last update has to pass before the other sides have their turns."""
+    programs = Programs()
+
+    def wait() -> None:
+        jax.block_until_ready(nnx.state(model))
+        gate(programs=programs.take())
+
+    return wait
 
 
 def _mesh() -> jax.sharding.Mesh:
