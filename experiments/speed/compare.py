@@ -4,14 +4,14 @@ import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.speed import show
 from experiments.speed.driver import Timing, alternate, free_core, scratch
 from experiments.speed.folder import write_folder
 from experiments.speed.peers import present
-from experiments.speed.work import COMPARED, SIZES, Job, Work
+from experiments.speed.work import COMPARED, SIZES, Job, Size, Work
 
 TURNS = {"39.6M": 5}
 """Counted turns where they are not as many as ``FEW``; the larger, the longer."""
@@ -19,14 +19,18 @@ FEW = 9
 
 
 def parser(
-    name: str, description: str, sides: Sequence[str], sizes: Sequence[str] = COMPARED
+    name: str,
+    description: str,
+    sides: Sequence[str],
+    sizes: Sequence[str] = COMPARED,
+    table: Mapping[str, Size] = SIZES,
 ) -> argparse.ArgumentParser:
     """The arguments of every comparison."""
     form = argparse.RawDescriptionHelpFormatter
     arguments = argparse.ArgumentParser(
         prog=f"python -m experiments.benchmark {name}", description=description, formatter_class=form
     )
-    arguments.add_argument("sizes", nargs="*", default=list(sizes), help=f"of {', '.join(SIZES)}")
+    arguments.add_argument("sizes", nargs="*", default=list(sizes), help=f"of {', '.join(table)}")
     arguments.add_argument("--sides", nargs="+", default=list(sides), help=f"of {', '.join(sides)}")
     arguments.add_argument("--turns", type=int, default=None, help="counted iterations of each side [9; 5 of 39.6M]")
     arguments.add_argument(
@@ -43,11 +47,11 @@ def parser(
     return arguments
 
 
-def read(arguments: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace:
+def read(arguments: argparse.ArgumentParser, given: list[str], table: Mapping[str, Size] = SIZES) -> argparse.Namespace:
     """The arguments, their names checked."""
     options = arguments.parse_args(given)
     valid = arguments.get_default("sides")
-    for what, names, known in (("size", options.sizes, SIZES), ("side", options.sides, valid)):
+    for what, names, known in (("size", options.sizes, table), ("side", options.sides, valid)):
         unknown = [name for name in names if name not in known]
         if unknown:
             arguments.error(f"{unknown[0]!r} is no {what}; choose of {', '.join(known)}")

@@ -17,7 +17,6 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-    "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_COMPILATION_CACHE": "false",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
@@ -76,6 +75,8 @@ class Worker:
         self.job = job
         environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT | ALLOCATOR}
         environment |= ENVIRONMENT | (ALLOCATOR if job.allocator else {})
+        if job.platform:
+            environment["JAX_PLATFORMS"] = job.platform
         if job.dump:
             environment["XLA_FLAGS"] += f" --xla_dump_to={job.dump} --xla_dump_hlo_as_text"
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115, closed with the process

@@ -69,6 +69,7 @@ class Job:
       core: to pin to; ``None`` pins to none.
       settings: more of them, by the side's own names.
       dump: a folder for what XLA says of its programs; empty for none.
+      platform: of jax; empty for its own choice, an accelerator where there is one.
     """
 
     side: str
@@ -81,6 +82,7 @@ class Job:
     core: int | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     dump: str = ""
+    platform: str = "cpu"
 
     def write(self) -> str:
         """As JSON."""

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from configs import common
 from experiments.speed.gate import Gate
 from experiments.speed.programs import Programs
+from experiments.speed.roofline import peak
 from experiments.speed.work import Job
 from gempi_jax.runners.build import settings_from_config
 from gempi_jax.runners.plan import Plan
@@ -79,6 +80,12 @@ def generation(job: Job, gate: Gate) -> None:
         key = jax.random.fold_in(state.key, step)
         completions, _ = iteration.stages.rollout(iteration.resources.frozen, state, *rows, key)
         tokens = int(jax.device_get(completions).lengths.sum())
+
+
+def roofline(job: Job, gate: Gate) -> None:
+    """What the device can do at most."""
+    gate()
+    gate(**peak(jax.devices()[0])._asdict())
 
 
 def config_of(job: Job, **phase: Any) -> ConfigDict:
