@@ -69,10 +69,12 @@ def sft(job: Job, gate: Gate) -> None:
 def generation(job: Job, gate: Gate) -> None:
     """The rollout stage alone."""
     preemption = Preemption()
-    job = dataclasses.replace(job, task="rl", method="grpo", settings=SETTINGS.get(job.method, {}) | job.settings)
-    settings = settings_from_config(config_of(job, source="rollout", num_generations=job.work.samples))
-    plan, (phase,) = _prepare(settings, preemption)
-    state, iteration, tokens = phase.begin(plan.initial_state()), phase.iterate, 0
+    job = dataclasses.replace(job, task="rl", method="reinforce", settings=SETTINGS.get(job.method, {}) | job.settings)
+    # Any method and baseline that allow one sample of a prompt.
+    phase = {"source": "rollout", "num_generations": job.work.samples, "baseline": "zero"}
+    settings = settings_from_config(config_of(job, **phase))
+    plan, (measured,) = _prepare(settings, preemption)
+    state, iteration, tokens = measured.begin(plan.initial_state()), measured.iterate, 0
     for step in itertools.count():
         gate(tokens=tokens)
         prompts, _ = iteration.source.prompts(step)
