@@ -95,6 +95,6 @@ class Job:
         return cls(**values | {"size": Size(**values["size"]), "work": Work(**values["work"])})
 
 
-def spread(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+def spread(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
     """A reward that differs between completions and costs nothing; the signature is TRL's, Tunix's and ours."""
-    return [(zlib.crc32(completion.encode()) % 1000) / 1000 for completion in completions]
+    return [(zlib.crc32(str(completion).encode()) % 1000) / 1000 for completion in completions]
