@@ -44,10 +44,15 @@ METHODS = {
     "grpo": ("grpo", {"beta": 0.04}),
     "dpo": ("dpo", {"beta": 0.1}),
     "sft": ("sft", {"reduction": "mean"}),
+    "sft-packed": ("sft", {"reduction": "mean"}),
 }
 """Methods of our table with their arguments, by the names that the tables here have; others are themselves."""
 
-SETTINGS = {"shrink-8": {"shrink": (2, 8)}, "shrink-16": {"shrink": (2, 4, 8, 16)}}
+SETTINGS = {
+    "shrink-8": {"shrink": (2, 8)},
+    "shrink-16": {"shrink": (2, 4, 8, 16)},
+    "sft-packed": {"packing": True},
+}
 """Settings that the name of a side stands for."""
 
 
@@ -121,7 +126,7 @@ def config_of(job: Job, **phase: Any) -> ConfigDict:
         **phase,
     )
     config.measured.method_args.update(arguments)
-    for name, value in job.settings.items():
+    for name, value in (SETTINGS.get(job.method, {}) | job.settings).items():
         _set(config if name.startswith("config.") else config.measured, name.removeprefix("config."), value)
     return config
 
