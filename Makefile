@@ -9,6 +9,8 @@ SHELL := bash
 
 VENV ?= .venv
 VENV_LATEST ?= .venv-latest
+VENV_TRL := .venv-trl
+VENV_TUNIX := .venv-tunix
 # An interpreter of your own: make train PYTHON=/usr/bin/python3.12
 PYTHON ?=
 PYTHON_LATEST ?=
@@ -36,7 +38,7 @@ FEW := HYPOTHESIS_PROFILE=few XLA_FLAGS=--xla_backend_optimization_level=0
 TEST_REQUIREMENTS := requirements-dev.txt $(if $(ORACLES),requirements-oracles.txt)
 TEST_STAMP := $(VENV)/.$(if $(ORACLES),oracles,dev)-installed
 
-.PHONY: help train train-rl test test-quick test-latest lint format report clean
+.PHONY: help train train-rl test test-quick test-latest peers lint format report clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +63,8 @@ test-quick: $(TEST_STAMP) ## the tests without whole runs and killed processes
 test-latest: $(VENV_LATEST)/.latest-installed ## the quick part on Python 3.12, the newest jax and transformers 5
 	$(TEST_ENVIRONMENT) $(FEW) "$(VENV_LATEST)/bin/python" -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
+peers: $(VENV_TRL)/.installed $(VENV_TUNIX)/.installed ## the libraries that benchmarks compare with, in environments of their own
+
 lint: $(TEST_STAMP) ## ruff, and the floors of the architecture
 	"$(VENV)/bin/python" -m ruff check .
 	"$(VENV)/bin/python" -m ruff format --check .
@@ -74,7 +78,7 @@ report: $(VENV)/.run-installed ## write report.html of WORKDIR again
 	"$(VENV)/bin/python" -m experiments.make_report "$(WORKDIR)"
 
 clean: ## remove the environments and caches; runs stay
-	rm -rf "$(VENV)" "$(VENV_LATEST)" .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage build dist
+	rm -rf "$(VENV)" "$(VENV_LATEST)" "$(VENV_TRL)" "$(VENV_TUNIX)" .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage build dist
 
 # Stamps, touched last: an interrupted set-up is done again, a finished one is not.
 $(VENV)/.made:
@@ -101,4 +105,16 @@ $(VENV_LATEST)/.latest-installed: requirements-latest.txt
 	@python="$(PYTHON_LATEST)"; python="$${python:-$$(.ci/find_python 3.12)}"; \
 	echo "making $(VENV_LATEST) with $$python"; "$$python" -m venv "$(VENV_LATEST)"
 	"$(VENV_LATEST)/bin/python" $(PIP_INSTALL) --upgrade -r requirements-latest.txt
+	touch "$@"
+
+$(VENV_TRL)/.installed: requirements-trl.txt
+	@python="$(PYTHON)"; python="$${python:-$$(.ci/find_python 3.11 3.12)}"; \
+	echo "making $(VENV_TRL) with $$python"; "$$python" -m venv "$(VENV_TRL)"
+	"$(VENV_TRL)/bin/python" $(PIP_INSTALL) -r requirements-trl.txt
+	touch "$@"
+
+$(VENV_TUNIX)/.installed: requirements-tunix.txt
+	@python="$(PYTHON_LATEST)"; python="$${python:-$$(.ci/find_python 3.12)}"; \
+	echo "making $(VENV_TUNIX) with $$python"; "$$python" -m venv "$(VENV_TUNIX)"
+	"$(VENV_TUNIX)/bin/python" $(PIP_INSTALL) -r requirements-tunix.txt
 	touch "$@"

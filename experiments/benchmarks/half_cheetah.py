@@ -12,6 +12,7 @@ with the KL 3080, 2361, 3310, rising to the end; without it 932, 1884, 1900, one
 import argparse
 import json
 import pathlib
+import sys
 import time
 
 import flax.linen as nn
@@ -105,7 +106,7 @@ def _report(metrics: Metrics) -> str:
     return ", ".join(f"{name} {metrics[name].mean():.3g}" for name in names if name in metrics)
 
 
-def main(steps: int, seeds: list[int], kept: bool, overlapped: bool, out: str | None) -> None:
+def compare(steps: int, seeds: list[int], kept: bool, overlapped: bool, out: str | None) -> None:
     """Prints the curves, and the mean and the spread of their last tenth; adds them to the file."""
     runs = []
     for seed in seeds:
@@ -120,19 +121,26 @@ def main(steps: int, seeds: list[int], kept: bool, overlapped: bool, out: str | 
     print("last tenth by seed:", " ".join(f"{value:.0f}" for value in ends), f"mean {np.mean(ends):.0f}")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: list[str]) -> None:
+    """Reads the arguments and runs what they ask for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmark half_cheetah", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--without", action="store_true", help="the M-step is kept within nothing")
     parser.add_argument("--overlapped", action="store_true", help="collect while the device learns")
     parser.add_argument("--out", help="a JSON file to which runs are added")
-    chosen = parser.parse_args()
-    main(
+    chosen = parser.parse_args(arguments)
+    compare(
         chosen.steps,
         list(range(chosen.first, chosen.first + chosen.seeds)),
         not chosen.without,
         chosen.overlapped,
         chosen.out,
     )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -9,6 +9,7 @@ loss, a gradient or a batch is of any use.  "with metrics" keeps its forty metri
 
 import argparse
 import statistics
+import sys
 import time
 
 import jax
@@ -130,8 +131,11 @@ def seconds(function, *args) -> float:
     return time.perf_counter() - begin
 
 
-def main(repeats: int) -> None:
+def main(arguments: list[str]) -> None:
     """Prints both times and their ratio."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark learn", description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=9)
+    repeats = parser.parse_args(arguments).repeats
     params, key = init(jax.random.key(0)), jax.random.key(1)
     batch = make_batch(jax.random.key(2), params)
     iterations = 20
@@ -162,6 +166,4 @@ def main(repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=9)
-    main(parser.parse_args().repeats)
+    main(sys.argv[1:])
