@@ -5,8 +5,9 @@ Command: python -m experiments.train --config=configs/rl/memory_chain.py:vmpo --
   --config.num_seeds=5 [--config.core=lstm] [--config.environment.options.memory_length=64]
 Expected: 1.0 in all of five seeds, learnt within 50,000 steps (RESULTS.md).
 
-What differs from the defaults, and why: the core is GTrXL; the trust region is the prototype's.  The last action is no
-input: a policy without a memory could carry what it saw on in what it does.
+What differs from the defaults, and why: the core is GTrXL.  Two epochs, not four, with a sharper E-step and a smaller
+trust region learn as fast at half of the cost.  The last action is no input: a policy without a memory could carry what
+it saw on in what it does.
 """
 
 from ml_collections import ConfigDict
@@ -21,9 +22,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "MemoryChain-bsuite",
         method,
         quick,
-        arguments={"vmpo": {"epsilon_alpha": 0.001}},
+        arguments={"vmpo": {"epsilon_eta": 0.5, "epsilon_alpha": 0.002}},
         environment={"options": {"memory_length": 20}},
         core="gtrxl",
         network={"torso_widths": (32,), "width": 32, "memory_length": 32},
         env_steps=250_000,
+        num_epochs=2,
     ).lock()
