@@ -1,5 +1,6 @@
 """What is added to a method, as ``optax.chain`` adds to a transformation: a critic, an entropy bonus, a price of KL."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
