@@ -31,7 +31,8 @@ from gempi_jax.training.state import TrainState
 
 SECONDS_PER_FRAME = 0.08
 SECONDS_AT_THE_END = 1.0
-SMALLEST = 160  # pixels along the shorter side
+SMALLEST = 160  # pixels along the shorter side, as long as
+LONGEST = 1200  # pixels are enough for the longer one
 
 
 def load(workdir: pathlib.Path) -> tuple[ControlSettings, Control, TrainState]:
@@ -86,7 +87,7 @@ def draw(control: Control, params: Any, key_seed: int, path: pathlib.Path) -> in
     )
     shown = max(1, int(length))  # the state after the last step is the next episode's first
     frames = [Image.fromarray(np.asarray(render(jax.tree.map(lambda x, i=i: x[i], states)))) for i in range(shown)]
-    scale = max(1, SMALLEST // min(frames[0].size))
+    scale = max(1, min(SMALLEST // min(frames[0].size), LONGEST // max(frames[0].size)))
     frames = [frame.resize((frame.width * scale, frame.height * scale), Image.Resampling.NEAREST) for frame in frames]
     times = [int(1000 * SECONDS_PER_FRAME)] * (shown - 1) + [int(1000 * SECONDS_AT_THE_END)]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0)

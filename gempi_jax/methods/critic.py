@@ -1,5 +1,6 @@
 """What is added to a method, as ``optax.chain`` adds to a transformation: a critic, an entropy bonus, a price of KL."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
@@ -84,15 +85,20 @@ def _explained_variance(samples: Samples, axis_name: AxisName) -> Float[Array, "
     return jnp.where(total > 0, 1.0 - rest / jnp.where(total > 0, total, 1.0), 0.0)
 
 
-def with_entropy(method: Method, coefficient: float) -> Method:
+def with_entropy(method: Method, coefficient: float | Float[Array, ""]) -> Method:
     """``method`` whose loss is less coefficient times the policy's mean entropy per term, section 4; 0 adds nothing.
 
+    Args:
+      method: any.
+      coefficient: a number, or a scalar of the program, which may be another in each iteration.
+
     Raises:
-      ValueError: a coefficient below 0.
+      ValueError: a number below 0.
     """
-    require(coefficient >= 0, f"with_entropy: coefficient is {coefficient}: give a bonus, or 0 for none.")
-    if not coefficient:
-        return method
+    if not isinstance(coefficient, jax.Array):
+        require(coefficient >= 0, f"with_entropy: coefficient is {coefficient}: give a bonus, or 0 for none.")
+        if not coefficient:
+            return method
 
     def m_step(duals: Duals, target: Target, evaluation: Evaluation) -> LossOutput:
         fitted = method.m_step(duals, target, evaluation)

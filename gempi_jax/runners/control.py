@@ -123,7 +123,7 @@ def learn_from(
       stale: whether b acted.  Then weights have the ratio pi_t / b, (23), and the trust region is around pi_t, which
         is evaluated anew; advantages stay those of b.
     """
-    agent, method = control.agent, control.method
+    agent, method = control.agent, control.method_at(state.step)
     samples = make_samples(agent, method.needs, state, steps, stale=stale)
     params = agent.renormalized(state.params, samples.value_targets)
     learnt = {name: agent.normalized(params, getattr(samples, name)) for name in ("values", "value_targets")}

@@ -21,9 +21,10 @@ from gempi_jax.runners.control import initial_state, iterate
 from gempi_jax.runners.controlnetworks import CONTROL_METHODS, VIREL, build_agent
 from gempi_jax.runners.controlparts import Control, check_control
 from gempi_jax.runners.offpolicyparts import Replayed, check_replayed
-from gempi_jax.runners.optimizers import action_value_optimizer, control_optimizers
+from gempi_jax.runners.optimizers import DECAYS, action_value_optimizer, control_optimizers
 from gempi_jax.runners.settings import ActionValueSettings, ControlSettings, CriticSettings
 from gempi_jax.training.learn import Passes
+from gempi_jax.training.schedules import Schedule
 from gempi_jax.training.state import TrainState
 from gempi_jax.types import Array
 
@@ -45,7 +46,13 @@ OF_V = tuple(f"critic.{name}" for name in ("estimator", "lam", "n", "features", 
 UNREAD = {
     "V": ("action_values",),
     "Q": OF_V,
-    VIREL: (*(name for name in OF_V if name != "critic.features"), "action_values", "replay", "entropy_coefficient"),
+    VIREL: (
+        *(name for name in OF_V if name != "critic.features"),
+        "action_values",
+        "replay",
+        "entropy_coefficient",
+        "entropy_schedule",
+    ),
 }
 """Settings that mean nothing to a run whose critic is V, Q on a replay, or VIREL's."""
 
@@ -110,6 +117,7 @@ def build_run(settings: ControlSettings) -> Made:
             num_dual_steps=settings.duals.num_temperature_steps,
         ),
         old_period=settings.old_period,
+        entropy=build_entropy(settings),
     )
     with blame("config"):
         if settings.method == VIREL:
@@ -194,15 +202,27 @@ def build_method(settings: ControlSettings) -> Method:
     needs = lookup(CONTROL_METHODS, settings.method, "config.method")().needs
     takes = needs.critic is not None
     method = make_method("config", settings.method, dict(settings.method_args) | (own if takes else {}))
-    if needs.by_group:
-        return with_entropy(method, settings.entropy_coefficient)
     with blame("config.method"):
         if takes:
             method = method._replace(needs=method.needs._replace(critic=made))
-        else:
+        elif not needs.by_group:
             method = with_critic(method, made, coefficient=critic.coefficient, value_clip=critic.value_clip or None)
     with blame("config.entropy_coefficient"):
-        return with_entropy(method, settings.entropy_coefficient)
+        # One that falls is added iteration by iteration.
+        return with_entropy(method, settings.entropy_coefficient if settings.entropy_schedule == "constant" else 0.0)
+
+
+def build_entropy(settings: ControlSettings) -> Callable[[Array], Array] | None:
+    """The bonus on entropy by iteration where it falls; ``None`` where it is one number, which the method has.
+
+    Raises:
+      ValueError: an unknown schedule, or a coefficient below 0.
+    """
+    decay = lookup(DECAYS, settings.entropy_schedule, "config.entropy_schedule")(0.0)
+    if settings.entropy_schedule == "constant":
+        return None
+    with blame("config.entropy_coefficient"):
+        return Schedule(settings.entropy_coefficient, decay=decay).build(settings.num_iterations)
 
 
 __all__ = ["CONTROL_METHODS", "OF_THE_CRITIC", "Made", "build_run"]

@@ -1,6 +1,7 @@
 """What a control run is made of, and whether the parts fit each other."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ from jaxtyping import Float
 
 from gempi_jax.em import ExactDivergence, GaussianDivergence, SampledDivergence, TokenDivergence
 from gempi_jax.methods.base import Features, Method
+from gempi_jax.methods.critic import with_entropy
 from gempi_jax.models import Categorical, Distribution, TanhGaussian
 from gempi_jax.numerics.checks import require
 from gempi_jax.rl.acting import first_seen
@@ -32,6 +34,7 @@ class Control(NamedTuple):
       num_environments: B.
       passes: how the M-step goes over an unroll's B units.
       old_period: T_target: pi_t, which acts, becomes pi_theta every so many iterations.
+      entropy: a bonus on the policy's entropy that changes by iteration; ``None`` where the method has what there is.
     """
 
     agent: Agent
@@ -42,6 +45,11 @@ class Control(NamedTuple):
     num_environments: int
     passes: Passes = ONE_UPDATE
     old_period: int = 1
+    entropy: Callable[[Array], Array] | None = None
+
+    def method_at(self, step: Array) -> Method:
+        """The method of an iteration, by the number of those before it."""
+        return self.method if self.entropy is None else with_entropy(self.method, self.entropy(step))
 
 
 def check_method(method: Method, agent: Agent) -> None:

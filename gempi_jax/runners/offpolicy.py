@@ -108,7 +108,7 @@ def learn_by_action_values(
 ) -> tuple[TrainState, Metrics]:
     """Policy evaluation, then the E-step on the Q of pi_t's actions in each replayed state, then the M-step."""
     control, critic = replayed.control, replayed.critic
-    agent, method, environment = control.agent, control.method, control.environment
+    agent, method, environment = control.agent, control.method_at(state.step), control.environment
     pi_t = acting(state)["policy"]
     goals = actionvalues.targets(
         critic, state.world.critic.target, agent, pi_t, environment.actions, steps, named_key(key, "next_actions")

@@ -202,3 +202,14 @@ def test_what_does_not_fit_is_refused_by_its_name(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         start(tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_bonus_on_entropy_may_fall_to_nothing():
+    falling = {"entropy_coefficient": 0.2, "entropy_schedule": "linear", "log_every": 1}
+    bonus = build_run(settings_from_config(TINY | falling)).control.entropy
+    np.testing.assert_allclose([bonus(step) for step in range(4)], [0.2, 0.4 / 3, 0.2 / 3, 0.0], atol=1e-7)
+    assert build_run(settings_from_config(TINY | {"entropy_coefficient": 0.2})).control.entropy is None
+    first, _ = learnt(**falling)
+    chex.assert_trees_all_close(first.params, learnt(**falling | {"entropy_schedule": "constant"})[0].params, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"config.entropy_schedule"):
+        build_run(settings_from_config(TINY | {"entropy_schedule": "linaer"}))
