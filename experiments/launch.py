@@ -48,7 +48,7 @@ def launch(config: str | None, workdir: str | None, arguments: Sequence[str]) ->
       The exit status: 0, 2 for mistakes of the user's, 1 for failures.
 
     Raises:
-      Preempted: the run was told to stop and is saved; ends the process with status 0.
+      Preempted: the run was told to stop and is saved; ends the process with status 75.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
     keep_freed_memory()

@@ -16,10 +16,11 @@ import subprocess
 import sys
 
 from experiments import make_report
+from gempi_jax.training.preemption import EXIT_STATUS
 
 
 def main() -> int:
-    """Starts the runs; the exit status is 1 when one of them failed, after all the others are done."""
+    """Starts the runs; the exit status is 1 when one of them failed or was stopped, after all the others are done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="as for experiments.train")
     parser.add_argument("--workdir", required=True, type=make_report.folder, help="holds a folder for each seed")
@@ -49,7 +50,8 @@ def main() -> int:
             code = process.wait()
         if core is not None:
             cores.put(core)
-        print(f"seed {seed}: {'done' if code == 0 else f'failed, see {log.name}'}", flush=True)
+        said = {0: "done", EXIT_STATUS: "stopped; the same command goes on with it"}
+        print(f"seed {seed}: {said.get(code, f'failed, see {log.name}')}", flush=True)
         return workdir, code
 
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:

@@ -3,7 +3,8 @@
     python -m experiments.train --config=FILE[:arg] --workdir=DIR [--config.key=value ...]
 
 Started again with the same command, a run goes on where it was; with another config, its workdir is refused.
-The exit status is 0 for a run that is done, or was stopped and is saved; 2 for a mistake in the command, the config,
+The exit status is 0 for a run that is done; 75 for one that was told to stop and goes on when it is started again, so
+that ``train && next`` takes no half for a whole; 2 for a mistake in the command, the config,
 the data or a reward, in one line; 1 for a run that failed.
 """
 

@@ -200,4 +200,6 @@ def _total(parts: list[dict[str, Metric]]) -> dict[str, Metric]:
 
 
 def _means(metrics: dict[str, Metric]) -> dict[str, float]:
-    return {name: float(metric.mean()) for name, metric in jax.device_get(metrics).items()}
+    # Of numbers on the host: on the device each would be programs of its own.
+    host = jax.device_get(metrics)
+    return {name: float(metric.sum / metric.weight) if metric.weight > 0 else 0.0 for name, metric in host.items()}

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT save the run and end it with exit code 0, also while the main thread sits inside C++.
+"""SIGTERM and SIGINT save the run and end it with exit code 75, also while the main thread sits inside C++.
 
 Python runs signal handlers between two bytecodes of the main thread, so for as long as XLA compiles or a device
 computes, none runs. The C part of Python's handling, though, writes the signal's number to a pipe at once; a thread
@@ -30,11 +30,16 @@ class Saver(Protocol):
         """Writes it; does nothing when that was done, and may be called from any thread."""
 
 
+EXIT_STATUS = 75
+"""Of a run that was told to stop and goes on when it is started again: EX_TEMPFAIL of ``sysexits.h``.  Not 0, or
+``train && next`` would take half a run for a whole one."""
+
+
 class Preempted(SystemExit):
-    """The run was told to stop and its state is on disk. Unless caught, it ends the process with exit code 0."""
+    """The run was told to stop and its state is on disk. Unless caught, it ends the process with ``EXIT_STATUS``."""
 
     def __init__(self):
-        super().__init__(0)
+        super().__init__(EXIT_STATUS)
 
 
 class Preemption:
@@ -45,8 +50,8 @@ class Preemption:
 
     Args:
       grace_seconds: for the main thread to reach a poll point before the watcher acts.
-      patience_seconds: from the signal until the process ends in any case: with exit code 0, the run resuming from its
-        latest checkpoint. A cluster commonly kills 30 s after its SIGTERM.
+      patience_seconds: from the signal until the process ends in any case: with ``EXIT_STATUS``, the run resuming from
+        its latest checkpoint. A cluster commonly kills 30 s after its SIGTERM.
     """
 
     def __init__(self, *, grace_seconds: float | int = 1.0, patience_seconds: float | int = 20.0):
@@ -138,7 +143,7 @@ class Preemption:
         # The main thread saves and unwinds, or has done so.
         if not self._closed.wait(max(deadline - time.monotonic(), 0.0)):
             with self._saving:
-                _leave("stopped without unwinding; the run resumes from its latest checkpoint", 0)
+                _leave("stopped without unwinding; the run resumes from its latest checkpoint", EXIT_STATUS)
 
     def _wait_for_signal(self) -> bool:
         while not self._closed.is_set():
@@ -153,7 +158,7 @@ class Preemption:
                 return
             saver = self._held
             if saver is None:
-                _leave("stopped before the first iteration", 0)
+                _leave("stopped before the first iteration", EXIT_STATUS)
             if not saver.alive():
                 return
             try:
@@ -163,7 +168,7 @@ class Preemption:
                     _logger.exception("the run could not be saved")
                     _leave("stopped; the run resumes from its previous checkpoint", 1)
             else:
-                _leave("stopped; the run is saved", 0)
+                _leave("stopped; the run is saved", EXIT_STATUS)
 
 
 def _leave(message: str, code: int) -> None:

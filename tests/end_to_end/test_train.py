@@ -81,11 +81,11 @@ def test_a_run_killed_at_any_moment_continues_bit_identically(runs, rows, refere
 
 
 @pytest.mark.parametrize("row", [1, 5])
-def test_sigterm_saves_and_ends_with_exit_code_0(runs, rows, reference, tmp_path, row):
+def test_sigterm_saves_and_ends_with_a_status_of_its_own(runs, rows, reference, tmp_path, row):
     process = runs.start(CONFIG, tmp_path, DROPOUT)
     runs.stop_when(process, lambda: len(rows(tmp_path)) > row, runs.SIGTERM)
     code, output = runs.finish(process, 60)
-    assert code == 0, output
+    assert code == 75, output
     assert list((tmp_path / "checkpoints").glob("step_*"))
     code, output = runs.run(CONFIG, tmp_path, DROPOUT)
     assert code == 0, output

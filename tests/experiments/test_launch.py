@@ -48,7 +48,7 @@ def test_what_nobody_foresaw_is_a_traceback_that_says_so(ending):
     assert said.splitlines()[-1].startswith("error: this is a mistake in gempi_jax")
 
 
-def test_nothing_ends_with_status_0_but_a_run_that_is_done_or_saved(ending):
+def test_nothing_ends_with_status_0_but_a_run_that_is_done(ending):
     status, said = ending(SystemExit(0))
     assert (status, said) == (1, "error: something that the run called ended the process (SystemExit(0))\n")
     with pytest.raises(Preempted):

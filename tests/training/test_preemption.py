@@ -1,4 +1,4 @@
-"""Signals at every phase of a run: real processes, exit code 0, and a checkpoint that can be restored."""
+"""Signals at every phase of a run: real processes, exit code 75, and a checkpoint that can be restored."""
 
 import json
 import os
@@ -119,7 +119,7 @@ for name in json.loads(sys.argv[2]):
 
 
 @pytest.mark.slow
-def test_every_phase_ends_with_exit_code_0_and_a_checkpoint(tmp_path):
+def test_every_phase_ends_with_the_status_of_a_stop_and_a_checkpoint(tmp_path):
     phases = ["compilation", "computation", "python sleep", "saving", "a second signal", "polling", "donated"]
     phases.append("before the first iteration")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": "", "PYTHONWARNINGS": "ignore"}
@@ -130,7 +130,7 @@ def test_every_phase_ends_with_exit_code_0_and_a_checkpoint(tmp_path):
     for line in run.stdout.splitlines():
         result = json.loads(line)
         results[result["phase"]].update(result)
-    assert [result["status"] for result in results.values()] == [0] * len(phases), run.stderr
+    assert [result["status"] for result in results.values()] == [75 << 8] * len(phases), run.stderr
     assert max(result["seconds"] for result in results.values()) < 15, results
     assert (tmp_path / "polling" / "unwound").exists()
     steps = {name: result.get("step") for name, result in results.items()}
@@ -174,7 +174,7 @@ def test_in_process_a_signal_saves_once_and_everything_is_put_back(number):
 
     with pytest.raises(Preempted) as preempted:
         run()
-    assert preempted.value.code == 0
+    assert preempted.value.code == 75
     assert saver.saves == 1
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
     assert signal.set_wakeup_fd(-1) == -1
