@@ -1,5 +1,6 @@
 """Sides that take turns: one process each, pinned to one core, with the same environment."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -79,18 +80,16 @@ class Worker:
             environment["JAX_PLATFORMS"] = job.platform
         if job.dump:
             environment["XLA_FLAGS"] += f" --xla_dump_to={job.dump} --xla_dump_hlo_as_text"
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115, closed with the process
         command = [str(interpreter(job.side)), "-m", "experiments.speed.worker"]
-        self._process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-        )
-        self.ready = self.turn(job.write())
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with contextlib.ExitStack() as held:
+            self._log = held.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
+            self._process = held.enter_context(
+                subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=self._log, **pipes)
+            )
+            self.ready = self.turn(job.write())
+            # Until here an error ends the process and closes its files.
+            self._held = held.pop_all()
 
     def turn(self, line: str = "") -> dict[str, Any]:
         """Lets it do one iteration; its report.
@@ -112,10 +111,9 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process, which waits for its turn."""
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
-        self._log.close()
+        # One that has died still has a line to read.
+        with contextlib.suppress(BrokenPipeError):
+            self._held.close()
 
     def __enter__(self) -> "Worker":
         return self

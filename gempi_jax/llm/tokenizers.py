@@ -169,6 +169,8 @@ def open_tokenizer(path: str | pathlib.Path) -> PreTrainedTokenizerBase:
 
 def _open(name: str, *, is_folder: bool) -> PreTrainedTokenizerBase:
     try:
+        if is_folder and _is_all_in_one_file(pathlib.Path(name)):
+            return PreTrainedTokenizerFast.from_pretrained(name, local_files_only=True)
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=is_folder)
     except Exception as error:  # the tokenizers library raises bare Exception for a file that it cannot parse
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -181,6 +183,18 @@ def _open(name: str, *, is_folder: bool) -> PreTrainedTokenizerBase:
         raise FileNotFoundError(
             f"load_tokenizer: {name!r} is neither a folder here nor a name that the hub gave a tokenizer for: {reason}"
         ) from error
+
+
+def _is_all_in_one_file(folder: pathlib.Path) -> bool:
+    """Whether the folder says that ``tokenizer.json`` is the whole tokenizer, of no model's own class.
+
+    Transformers 5 opens it by the class of the model beside it all the same, which finds no word in a text of it.
+    """
+    config = folder / "tokenizer_config.json"
+    if not config.is_file() or not (folder / "tokenizer.json").is_file():
+        return False
+    values = json.loads(config.read_text(encoding="utf-8"))
+    return values.get("tokenizer_class") in {"PreTrainedTokenizerFast", "TokenizersBackend"}
 
 
 def _needs_sentencepiece(folder: pathlib.Path) -> pathlib.Path | None:

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float
 
 from gempi_jax.types import Array
@@ -22,7 +23,7 @@ def matmul(inputs: Float[Array, "*N D"], kernel: Float[Array, "D F"]) -> Float[A
     return product(flat, kernel).reshape(*inputs.shape[:-1], kernel.shape[-1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def product(rows: Float[Array, "N D"], kernel: Float[Array, "D F"], dtype: Any = None) -> Float[Array, "N F"]:
     """rows @ kernel, whose gradient in the kernel is a product of two matrices as they lie in memory.
 
@@ -38,20 +39,22 @@ def product(rows: Float[Array, "N D"], kernel: Float[Array, "D F"], dtype: Any =
     return jnp.dot(rows, kernel, preferred_element_type=dtype)
 
 
-def _product_forward(rows, kernel, dtype):
-    return product(rows, kernel, dtype), (rows, kernel)
+def _product_tangent(dtype, primals, tangents):
+    """d rows @ kernel + rows @ d kernel, the second such that its transpose multiplies what lies transposed already."""
+    (rows, kernel), (of_rows, of_kernel) = primals, tangents
+    terms = []
+    if not isinstance(of_rows, SymbolicZero):
+        terms.append(jnp.dot(of_rows, kernel, preferred_element_type=dtype))
+    if not isinstance(of_kernel, SymbolicZero):
+        # Without the barriers XLA folds transposes into the product again: this one, and that of a tied head's kernel.
+        columns, of_kernel = jax.lax.optimization_barrier(rows.T), jax.lax.optimization_barrier(of_kernel)
+        first = (((0,), (0,)), ((), ()))
+        terms.append(jax.lax.dot_general(columns, of_kernel, first, preferred_element_type=dtype))
+    value = product(rows, kernel, dtype)
+    return value, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(value)
 
 
-def _product_backward(dtype, residuals, cotangent):
-    rows, kernel = residuals
-    cotangent = cotangent.astype(rows.dtype)
-    # Without the barriers XLA folds transposes into the product again: this one, and that of a tied head's kernel.
-    transposed = jax.lax.optimization_barrier(rows.T)
-    of_kernel = jax.lax.optimization_barrier(jnp.dot(transposed, cotangent))
-    return jnp.dot(cotangent, kernel.T), of_kernel
-
-
-product.defvjp(_product_forward, _product_backward)
+product.defjvp(_product_tangent, symbolic_zeros=True)
 
 
 class Dense(nn.Module):

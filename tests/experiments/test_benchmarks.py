@@ -7,7 +7,6 @@ import pathlib
 import typing
 
 import pytest
-import transformers
 from transformers import PreTrainedTokenizerFast
 
 from experiments import benchmark
@@ -18,11 +17,6 @@ from experiments.speed.work import SIZES, Job, Size, Work, spread
 from gempi_jax.runners.build import settings_from_config
 
 TURNS = 2
-
-# Transformers 5 reads the made-up folder, a Qwen2 with a token for each word, by the class of Qwen2's own tokenizer.
-pytestmark = pytest.mark.skipif(
-    int(transformers.__version__.split(".")[0]) >= 5, reason="benchmarks run on the pinned versions of requirements.txt"
-)
 
 
 class Enough(Exception):

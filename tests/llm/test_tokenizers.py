@@ -5,9 +5,10 @@ import logging
 import sys
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gempi_jax.llm.synthetic import LARGEST_NUMBER, arithmetic_rows
 from gempi_jax.llm.tokenizers import Alphabet, load_tokenizer, train_tokenizer
@@ -101,6 +102,16 @@ def test_a_real_tokenizer_loads_and_survives(shared_data):
     text = "Once upon a time, there was a little girl named Lily."
     assert tokenizer.decode(ids(tokenizer, text), skip_special_tokens=True).strip() == text
     assert tokenizer.eos_token_id == 2
+
+
+def test_a_tokenizer_of_no_model_s_class_is_read_as_it_is_beside_any_model(tmp_path):
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<end>": 0, "one": 1, "two": 2}, unk_token="<end>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>").save_pretrained(tmp_path)
+    # Qwen2's own class splits bytes, and has an unknown token of its own.
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}))
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded("two one two")["input_ids"], len(loaded)) == ([2, 1, 2], 3)
 
 
 def test_training_errors_name_the_fix():
