@@ -3,8 +3,9 @@
     python -m experiments.benchmark memory [5.0M] [--sides ours:vmpo ours:grpo tunix:grpo trl:grpo] [--factors 1 2 4]
 
 Resident memory at its largest, of a process of its own for each shape; the most that one compiled program takes for
-temporary arrays; and the largest array of logits in any program.  The exit status is 1 where a program of ours holds an
-array [B, T, V] of an update's whole logits, in whatever order its axes are.
+temporary arrays; and the largest array of logits in any program, in whatever order its axes are.  The exit status is 1
+where a program of ours holds more of them than ``gempi_jax.llm.scoring`` lets exist at a time: [B, T, V] of a batch
+whose logits take more than 64 MiB.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from experiments.speed.folder import write_folder
 from experiments.speed.hlo import largest_logits, temporary_bytes
 from experiments.speed.peers import present
 from experiments.speed.work import SIZES, Job, Size, Work
+from gempi_jax.llm.scoring import FEWEST_POSITIONS, LOGITS_BYTES
 
 SIDES = ("ours:vmpo",)
 PEERS = ("ours:grpo", "tunix:grpo", "trl:grpo")
@@ -41,9 +43,10 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
     show.write_json(options.output / "memory.json", "memory", rows)
     bars = [(f"{row['side']} {row['size']} {row['shape']}", *3 * (row["peak_mib"],)) for row in rows]
     show.write_bars(options.output / "memory.png", {"peak resident memory": bars}, "MiB")
-    whole = [f"{row['size']} {row['shape']}" for row in rows if row["side"].startswith("ours") and row["whole_logits"]]
-    if whole:
-        sys.exit(f"memory: arrays [B, T, V] in {', '.join(whole)}")
+    ours = (row for row in rows if row["side"].startswith("ours"))
+    over = [f"{row['size']} {row['shape']} ({row['largest_logits']})" for row in ours if row["over_limit"]]
+    if over:
+        sys.exit(f"memory: more logits at a time than {LOGITS_BYTES / 2**20:.0f} MiB in {', '.join(over)}")
     return rows
 
 
@@ -77,7 +80,7 @@ def _measure(side: str, size: Size, work: Work, options: Any) -> dict[str, Any]:
         "temporary_mib": max(map(temporary_bytes, buffers), default=0) / 2**20,
         "largest_logits": logits[1],
         "share_of_whole": logits[0] / whole,
-        "whole_logits": logits[0] >= whole,
+        "over_limit": logits[0] > max(LOGITS_BYTES // 4, FEWEST_POSITIONS * size.vocab_size),
     }
 
 

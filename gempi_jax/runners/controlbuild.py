@@ -1,6 +1,7 @@
 """From the settings of a run in environments to what it is made of; the control world's strings end here."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import NamedTuple
@@ -65,13 +66,14 @@ def check_read(settings: ControlSettings, critic: str) -> None:
       critic: a name of ``UNREAD``.
     """
     defaults = ControlSettings(settings.environment)
-    unread = (*UNREAD[critic], *(("replay.batch",) if not settings.replay.capacity else ()))
-    for name in unread:
+    where = dict.fromkeys(UNREAD[critic], f"method is {settings.method!r}")
+    where |= {} if settings.replay.capacity else {"replay.batch": "replay.capacity is 0"}
+    where |= {} if settings.entropy_coefficient else {"entropy_schedule": "entropy_coefficient is 0"}
+    for name, reason in where.items():
         read = operator.attrgetter(name)
         if read(settings) != read(defaults):
             raise ValueError(
-                f"config.{name} = {read(settings)!r}: nothing reads it where method is {settings.method!r}"
-                f"{'' if settings.replay.capacity else ' and replay.capacity is 0'}; leave it at {read(defaults)!r}"
+                f"config.{name} = {read(settings)!r}: nothing reads it where {reason}; leave it at {read(defaults)!r}"
             )
 
 
@@ -221,8 +223,9 @@ def build_entropy(settings: ControlSettings) -> Callable[[Array], Array] | None:
     decay = lookup(DECAYS, settings.entropy_schedule, "config.entropy_schedule")(0.0)
     if settings.entropy_schedule == "constant":
         return None
-    with blame("config.entropy_coefficient"):
-        return Schedule(settings.entropy_coefficient, decay=decay).build(settings.num_iterations)
+    coefficient = settings.entropy_coefficient
+    require(0 <= coefficient < math.inf, f"config.entropy_coefficient = {coefficient}: give a finite number from 0 on.")
+    return Schedule(coefficient, decay=decay).build(settings.num_iterations)
 
 
 __all__ = ["CONTROL_METHODS", "OF_THE_CRITIC", "Made", "build_run"]

@@ -211,5 +211,10 @@ def test_a_bonus_on_entropy_may_fall_to_nothing():
     assert build_run(settings_from_config(TINY | {"entropy_coefficient": 0.2})).control.entropy is None
     first, _ = learnt(**falling)
     chex.assert_trees_all_close(first.params, learnt(**falling | {"entropy_schedule": "constant"})[0].params, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"config.entropy_schedule"):
-        build_run(settings_from_config(TINY | {"entropy_schedule": "linaer"}))
+    for changes, said in (
+        ({"entropy_schedule": "linaer"}, r"config.entropy_schedule = 'linaer': did you mean 'linear'"),
+        ({"entropy_coefficient": 0.0}, r"config.entropy_schedule = 'linear': nothing reads it where entropy_coeff"),
+        ({"entropy_coefficient": -1.0}, r"config.entropy_coefficient = -1.0: give a finite number"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            build_run(settings_from_config(TINY | falling | changes))

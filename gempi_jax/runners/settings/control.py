@@ -172,7 +172,7 @@ class ControlSettings:
       environment, network, critic, action_values, replay, eval, optimizer, duals, checkpoint, mesh: see their classes.
       method: a name of ``gempi_jax.methods.METHODS``, or virel, with ``method_args`` for its factory.
       core: gtrxl, trxl_i, trxl, lstm, gru, or mlp, which remembers nothing.
-      entropy_coefficient: of a bonus on the policy's entropy.  entropy_schedule: constant, or linear to 0.
+      entropy_coefficient: of a bonus on the policy's entropy.  entropy_schedule: constant, linear, or cosine to 0.
       env_steps: of each seed, over all its environments; the run ends with the iteration that reaches it.
       num_environments: B.  unroll_length: T.  One iteration acts for B T steps.
       updates_per_epoch: optimiser steps per pass over an iteration's unrolls, cut by environment, or over what it draws
