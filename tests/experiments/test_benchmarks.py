@@ -10,6 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from experiments import benchmark
+from experiments.benchmarks import memory
 from experiments.speed import counts, driver, hlo, show
 from experiments.speed.folder import END, write_folder
 from experiments.speed.sides import ours
@@ -156,17 +157,18 @@ def test_an_instruct_model_is_skipped_by_name_or_measured(here, tmp_path, capsys
 
 
 def test_a_process_of_its_own_tells_what_xla_holds(tmp_path, monkeypatch):
-    """GRPO of [16, 64] tokens: the whole of its logits or less, and never nothing."""
+    """GRPO of [16, 64] tokens: the whole of its logits or less, never nothing, and more than one position's."""
     flags = driver.ENVIRONMENT["XLA_FLAGS"] + " --xla_backend_optimization_level=0"
     monkeypatch.setitem(driver.ENVIRONMENT, "XLA_FLAGS", flags)
-    # Its exit status is of what it found; the rows are written either way.
-    with contextlib.suppress(SystemExit):
+    monkeypatch.setattr(memory, "LOGITS_BYTES", 1)
+    monkeypatch.setattr(memory, "FEWEST_POSITIONS", 1)
+    with pytest.raises(SystemExit, match=r"more logits at a time than .* toy prompts x 1"):
         run("memory", tmp_path, "toy", "--factors", "1", "--sides", "ours:grpo")
     (row,) = json.loads((tmp_path / "memory.json").read_text())["results"]
     assert row["peak_mib"] > 100
     assert row["temporary_mib"] > 0
     assert 0 < row["share_of_whole"] <= 2
-    assert row["whole_logits"] == (row["share_of_whole"] >= 1)
+    assert row["over_limit"]
 
 
 def test_the_largest_logits_of_a_program_are_found():
