@@ -49,7 +49,7 @@ def write_folder(folder: pathlib.Path, size: Size, work: Work) -> pathlib.Path:
         # One token less than there is room for: the end token follows.
         answers = {"sft": ("completion",), "dpo": ("chosen", "rejected")}.get(name, ())
         for row in rows:
-            row |= {answer: " " + words((work.row_length or work.completion_length) - 1) for answer in answers}
+            row |= {answer: " " + words(work.completion_length - 1) for answer in answers}
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 

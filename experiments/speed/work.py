@@ -41,7 +41,6 @@ class Work:
       completion_length: tokens at most.
       mean_length: of completions that end with the same probability at every token; 0 for completions that never end
         before their limit.
-      row_length: of a demonstration's completion; 0 for as long as its limit.
     """
 
     prompts: int = 4
@@ -49,7 +48,6 @@ class Work:
     prompt_length: int = 32
     completion_length: int = 64
     mean_length: int = 0
-    row_length: int = 0
 
     @property
     def tokens(self) -> int:

@@ -111,7 +111,7 @@ def test_a_wrong_size_or_side_is_refused(capsys):
     [
         ("rl", ["ours:grpo"], ["--ragged"]),
         ("dpo", ["ours:dpo"], []),
-        ("sft", ["ours:sft"], ["--packed"]),
+        ("sft", ["ours:sft"], []),
         ("generation", ["ours:rollout"], []),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_comparison_prints_a_table_and_writes_its_figures(name, sides, more, h
     assert f"{name}, {title}: CPU seconds an iteration" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", sorted(set(ours.METHODS) - {"sft-packed"}))
+@pytest.mark.parametrize("method", sorted(ours.METHODS))
 def test_every_method_of_ours_is_a_config_that_is_understood(method):
     task = method if method in {"dpo", "sft"} else "rl"
     source = {"dpo": "preferences", "sft": "demonstrations"}.get(method, "rollout")

@@ -33,6 +33,16 @@ def test_ten_iterations_outside_are_said(name, share, words):
     assert not budget_notes([*rows(name, *[share] * 9), {name: share, "estep/flat_batch": 1.0}])
 
 
+def test_a_step_that_is_only_ever_shortened_leaves_its_budget_unused_by_choice():
+    def noted(share, scale):
+        return budget_notes([{"mstep/kl_over_budget": share, "mstep/step_scale": scale}] * 10)
+
+    assert not noted(0.1, 1.0)
+    # One that was lengthened as far as it may be is a finding, and so is one that is shortened and still too long.
+    assert "unused" in noted(0.1, 4.0)["mstep/kl_over_budget"]
+    assert "overrun" in noted(1.7, 0.5)["mstep/kl_over_budget"]
+
+
 def test_a_note_takes_one_line_of_the_progress_once_in_a_phase():
     stream = io.StringIO()
     progress = Progress(stream=stream, every_seconds=1e9)

@@ -44,14 +44,12 @@ METHODS = {
     "grpo": ("grpo", {"beta": 0.04}),
     "dpo": ("dpo", {"beta": 0.1}),
     "sft": ("sft", {"reduction": "mean"}),
-    "sft-packed": ("sft", {"reduction": "mean"}),
 }
 """Methods of our table with their arguments, by the names that the tables here have; others are themselves."""
 
 SETTINGS = {
     "shrink-8": {"shrink": (2, 8)},
     "shrink-16": {"shrink": (2, 4, 8, 16)},
-    "sft-packed": {"packing": True},
 }
 """Settings that the name of a side stands for."""
 
